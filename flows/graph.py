@@ -1,0 +1,46 @@
+"""The graph as dvc.yaml tells it: stages in an order in which each comes after what it needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from medtune.params.errors import UserError
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+def read_graph(root: Path) -> dict[str, set[str]]:
+    """Stage -> the stages it directly needs, in topological order (as in dvc.yaml where that leaves a choice)."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph  # an edge leads from a stage to what it needs
+            needs = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph}
+            written = [stage.name for stage in repo.index.stages]
+    except DvcException as error:
+        raise UserError(f"dvc.yaml cannot be read as a graph: {error}; `dvc dag` says more") from error
+    order: dict[str, set[str]] = {}
+    while len(order) < len(needs):  # DVC has refused cycles, so each round finds one
+        name = next(name for name in written if name not in order and needs[name] <= order.keys())
+        order[name] = needs[name]
+    return order
+
+
+def changed_stages(root: Path) -> set[str]:
+    """The stages that `dvc status --json` lists: their code, params, data or outs differ from dvc.lock."""
+    asked = subprocess.run([*DVC, "status", "--json"], cwd=root, capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(f"`dvc status` failed: {asked.stderr.strip().removeprefix('ERROR: ')}")
+    return set(json.loads(asked.stdout))
+
+
+def and_downstream(graph: dict[str, set[str]], changed: set[str]) -> list[str]:
+    """`changed` and every stage after one of them, in the graph's order."""
+    due: set[str] = set()
+    for name, needs in graph.items():
+        if name in changed or needs & due:
+            due.add(name)
+    return [name for name in graph if name in due]

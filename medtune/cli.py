@@ -1,0 +1,163 @@
+"""The `medtune` command. Everything heavy is imported inside the command that needs it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtune.params.errors import UserError
+from medtune.params.recipe import PARAMS, load_recipe
+
+app = typer.Typer(
+    help="Fine-tune a Korean medical LLM as a pipeline. Run in the project's folder; `make run` runs the pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipe_app = typer.Typer(help="List, show, choose and check recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """Name the recipes that ship, one line each."""
+    from medtune.params import recipes
+
+    for name in recipes.names():
+        print(f"{name:22} {recipes.summary(recipes.find(name))}")
+    print("\n`medtune recipe use NAME` makes one the active params.yaml")
+
+
+@recipe_app.command("show")
+def recipe_show(name: Annotated[str, typer.Argument(help="a name of `medtune recipe list`")]) -> None:
+    """Print a recipe with all its comments."""
+    from medtune.params import recipes
+
+    print(recipes.find(name).read_text(encoding="utf-8"), end="")
+
+
+@recipe_app.command("use")
+def recipe_use(
+    name: Annotated[str, typer.Argument(help="a name of `medtune recipe list`")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value …, such as train.max_steps=100")] = None,
+) -> None:
+    """Write a recipe to params.yaml, with single values changed. Hub commits left open as `pin` are asked for now."""
+    from medtune.params import recipes
+
+    def pin(kind: str, repository: str) -> str:
+        from medtune.corpus.hub import current_commit
+
+        commit = current_commit(kind, repository)
+        print(f"pinned the {kind} {repository} at {commit}")
+        return commit
+
+    path = recipes.find(name)
+    text, _ = recipes.compose(path.read_text(encoding="utf-8"), overrides or [], pin, f"{path}")
+    kept = recipes.write(text, PARAMS)
+    print(f"{PARAMS} is now {name}" + (f" with {', '.join(overrides)}" if overrides else ""))
+    if kept:
+        print(f"the recipe that stood there is kept in {kept}")
+    print("next: `dvc repro`, or `make run`")
+
+
+@recipe_app.command("check")
+def recipe_check(path: Annotated[Path, typer.Argument(help="the file to check")] = PARAMS) -> None:
+    """Read a recipe as the stages will, and say what is wrong with it."""
+    recipe = load_recipe(path)
+    print(
+        f"{path} is in order: {recipe.base.id} ({recipe.base.quantization}), rows from {recipe.download.source}, "
+        f"LoRA r={recipe.lora.r}, {recipe.train.batch_size} x {recipe.train.gradient_accumulation} samples a step"
+    )
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False) -> None:
+    """Tell champion and challenger, with digests and the figures that decided."""
+    from medtune.registry.status import read_status, render
+
+    state = read_status(Path("."), load_recipe())
+    print(json.dumps(state, ensure_ascii=False, indent=2) if as_json else render(state))
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="what the patient says")],
+    alias: Annotated[str, typer.Option(help="champion or challenger")] = "champion",
+    seed: Annotated[int | None, typer.Option(help="draw the same answer again")] = None,
+) -> None:
+    """Ask the champion. It is verified file by file before it is loaded; the answer streams as it is drawn."""
+    from medtune.registry.champion import champion_dir
+
+    recipe = load_recipe()
+    folder = champion_dir(Path("."), recipe, alias)
+    from transformers.utils import logging
+
+    from medtune.engine.device import pick_device, pick_dtype
+    from medtune.engine.generate import stream_answer
+    from medtune.engine.load import load_model, load_tokenizer
+
+    logging.disable_progress_bar()
+    device = pick_device(recipe.train.device)
+    model = load_model(folder, device=device, dtype=pick_dtype("auto", device))
+    for piece in stream_answer(model, load_tokenizer(folder), question, seed):
+        print(piece, end="", flush=True)
+    print("\n\n(연구용 모델의 답변이며 진료를 대신하지 않습니다. 응급 상황이면 119에 전화하세요.)", file=sys.stderr)
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="port of MLflow")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="port of Prefect")] = 4200,
+) -> None:
+    """Serve the MLflow and Prefect pages on loopback until Ctrl-C."""
+    import signal
+    import subprocess
+
+    from medtune.tracking.store import open_store
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    python = [sys.executable, "-m"]
+    servers = {
+        f"MLflow   http://127.0.0.1:{mlflow_port}   (models: medgpt-ko)": [
+            *python, "mlflow", "server", "--backend-store-uri", open_store(),
+            "--default-artifact-root", "mlruns/artifacts", "--workers", "1", "--host", "127.0.0.1",
+            "--port", str(mlflow_port),
+        ],
+        f"Prefect  http://127.0.0.1:{prefect_port}": [
+            *python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port),
+        ],
+    }  # fmt: skip
+    running = []
+    log = Path("mlruns/ui.log").open("ab")  # noqa: SIM115 - the servers write to it for as long as they run
+    try:
+        for address, command in servers.items():
+            running.append(subprocess.Popen(command, stdout=log, stderr=log))
+            print(address)
+        print("both start in some seconds; their log is mlruns/ui.log; Ctrl-C ends them")
+        while all(process.poll() is None for process in running):
+            try:
+                running[0].wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+        raise UserError("a server ended by itself; the reason is at the end of mlruns/ui.log (is its port taken?)")
+    except KeyboardInterrupt:
+        print("ended")
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(timeout=20)
+
+
+def main() -> None:
+    """Entry point: a UserError becomes its sentence on stderr and exit status 1."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

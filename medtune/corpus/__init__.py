@@ -1,0 +1,1 @@
+"""Rows: sources, quality, identity, splits, templates, labels."""

@@ -1,0 +1,1 @@
+"""Models: bases, loading, LoRA, training, merging, generation."""

@@ -1,0 +1,1 @@
+"""The typed recipe, one module per section."""

@@ -1,0 +1,1 @@
+"""Versions, the gate and its decisions."""

@@ -1,0 +1,159 @@
+"""One MLflow run per candidate digest, complete whether the stages ran or came from DVC's cache.
+
+The train stage opens the run and sends its curve live; register writes everything else from the reports. Both may be
+killed or repeated: what is there already is not written again.
+"""
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from medtune.params.errors import RegistryError
+from medtune.tracking.store import artifact_root, connect, lock
+
+CANDIDATE = "medtune.candidate"  # the tag that makes the run findable
+ARTIFACTS = "medtune.artifacts"  # digest of what was uploaded last
+CURVE = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
+
+
+def candidate_run(uri: str, experiment: str, candidate: str, name: str, tags: Mapping[str, str] | None = None) -> str:
+    """The id of the one run of this candidate (64 hex), made if there is none.
+
+    A run that a kill left RUNNING, or that failed, is taken up again and is RUNNING on return; a finished one stays
+    finished, so that registering once more changes nothing. Of `tags`, those that the run lacks are added.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", candidate):
+        raise RegistryError(f"a candidate digest is 64 hexadecimal digits, not {candidate!r}; run `dvc repro` anew")
+    client = connect(uri)
+    with lock(uri):
+        experiment_id = _experiment(client, uri, experiment)
+        found = client.search_runs([experiment_id], f"tags.`{CANDIDATE}` = '{candidate}'", max_results=1)
+        if not found:
+            run = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), CANDIDATE: candidate})
+            return run.info.run_id
+        info = found[0].info
+        for key, value in (tags or {}).items():
+            if key not in found[0].data.tags:
+                client.set_tag(info.run_id, key, value)
+        if info.status not in ("RUNNING", "FINISHED"):
+            client.update_run(info.run_id, status="RUNNING")
+        return info.run_id
+
+
+def log_record(
+    uri: str,
+    run_id: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    artifacts: Mapping[Path, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Bring a run up to this record, writing only what differs from what the run has.
+
+    `metrics` are single figures (the curve goes through `log_curve`); `artifacts` maps a file to its folder in the
+    run ("" for the top). MLflow's params are for ever: one that the run has with another value keeps the first, and
+    the artifact params.yaml tells the newest.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    client = connect(uri)
+    data = client.get_run(run_id).data
+    now = time.time_ns() // 1_000_000
+    new_params = [Param(_key(k), str(v)) for k, v in params.items() if _key(k) not in data.params]
+    new_metrics = [
+        Metric(_key(k), float(v), now, 0) for k, v in metrics.items() if not _same(data.metrics.get(_key(k)), float(v))
+    ]
+    new_tags = [RunTag(_key(k), str(v)) for k, v in tags.items() if data.tags.get(_key(k)) != str(v)]
+    for part in _chunks(new_params, 100):
+        client.log_batch(run_id, params=part)
+    for part in _chunks(new_metrics, 1000):
+        client.log_batch(run_id, metrics=part)
+    for part in _chunks(new_tags, 100):
+        client.log_batch(run_id, tags=part)
+
+    digest = hashlib.sha256()
+    for file, folder in sorted(artifacts.items()):
+        digest.update(f"{folder}/{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    if artifacts and data.tags.get(ARTIFACTS) != digest.hexdigest():
+        for file, folder in artifacts.items():
+            client.log_artifact(run_id, str(file), folder or None)
+        client.set_tag(run_id, ARTIFACTS, digest.hexdigest())  # last: a kill before it uploads once more
+
+
+def log_curve(uri: str, run_id: str, history: Iterable[Mapping[str, Any]]) -> int:
+    """Add those points of the training curve that the run lacks; returns how many there were.
+
+    `history` holds the trainer's log lines, each with "step" and any of CURVE. It is the record: the live callback
+    may have missed points (a kill, a server that was away) or, where train came from a cache, all of them.
+    """
+    from mlflow.entities import Metric
+
+    client = connect(uri)
+    now = time.time_ns() // 1_000_000
+    history = list(history)
+    points = []
+    for key in CURVE:
+        known = {metric.step for metric in client.get_metric_history(run_id, key)}
+        wanted = {int(line["step"]): line[key] for line in history if _number(line.get(key)) and "step" in line}
+        points += [Metric(key, float(v), now, step) for step, v in sorted(wanted.items()) if step not in known]
+    for part in _chunks(points, 1000):
+        client.log_batch(run_id, metrics=part)
+    return len(points)
+
+
+def finish(uri: str, run_id: str, status: str = "FINISHED") -> None:
+    """End the run; one that has ended so before keeps its end time."""
+    client = connect(uri)
+    if client.get_run(run_id).info.status != status:
+        client.set_terminated(run_id, status)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists become their text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def figures(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a report by dotted key: what MLflow can draw. Booleans and texts are left out."""
+    return {key: float(value) for key, value in flatten(tree, prefix).items() if _number(value)}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same(old: float | None, new: float) -> bool:
+    return old is not None and (old == new or (math.isnan(old) and math.isnan(new)))
+
+
+def _key(name: str) -> str:
+    """MLflow takes word characters and / . - : and space in names, at most 250 of them."""
+    return re.sub(r"[^\w/.\-: ]", "_", name)[:250]
+
+
+def _chunks(items: list, size: int) -> Iterator[list]:
+    """MLflow bounds a batch: 100 params or tags, 1,000 metrics."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _experiment(client: Any, uri: str, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = artifact_root(uri)
+        return client.create_experiment(name, (root / "runs" / name).as_uri() if root else None)
+    if found.lifecycle_stage == "deleted":  # someone cleared it away in the UI; its name cannot be taken anew
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
