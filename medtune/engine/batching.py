@@ -9,11 +9,10 @@ if TYPE_CHECKING:
 
 
 class PaddingCollator:
-    """Samples to tensors input_ids, attention_mask, labels: each (rows, longest row). Counts the tokens it has seen."""
+    """Samples to tensors input_ids, attention_mask, labels: each (rows, longest row)."""
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
-        self.tokens = 0  # without padding
 
     def __call__(self, samples: list[dict]) -> dict[str, "torch.Tensor"]:
         import torch
@@ -28,5 +27,4 @@ class PaddingCollator:
             input_ids[row, :length] = torch.as_tensor(sample["input_ids"])
             labels[row, :length] = torch.as_tensor(sample["labels"])
             attention_mask[row, :length] = 1
-            self.tokens += length
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

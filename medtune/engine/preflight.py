@@ -50,7 +50,6 @@ def check_batches(dataset: "Dataset", collator: PaddingCollator, batch_size: int
                     f"row {rows['row_id'][n][:12]} leaves the collator with other labels than it has, or with trained "
                     "padding; this is a defect of medtune/engine/batching.py"
                 )
-    collator.tokens = 0
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

@@ -5,34 +5,21 @@ import time
 
 from transformers import TrainerCallback
 
-from medtune.engine.batching import PaddingCollator
-
 
 class Progress(TrainerCallback):
     """Adds tokens_per_second (padding not counted) to each log, and prints it. Put before any tracking callback."""
 
-    def __init__(self, collator: PaddingCollator):
-        self.collator = collator
-        self.first_step: int | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.first_step = state.global_step
-        self.started = self.since = time.perf_counter()
-        self.collator.tokens = self.counted = 0
-        self.train_tokens = 0
+    def __init__(self) -> None:
+        self.tokens = 0
         self.train_seconds = 0.0
 
     def tokens_per_second(self) -> float | None:
         """Over all steps of this process, padding and validation not counted; None before the first."""
-        return self.counted / self.train_seconds if self.train_seconds else None
+        return self.tokens / self.train_seconds if self.train_seconds else None
 
-    def on_step_end(self, args, state, control, **kwargs):
-        # The collator also serves validation batches: what it has counted at the end of a step is training
-        self.train_tokens += self.collator.tokens
-        self.collator.tokens = 0
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.collator.tokens = 0
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first_step = state.global_step
+        self.started = self.since = time.perf_counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
@@ -43,7 +30,8 @@ class Progress(TrainerCallback):
                 self.since = time.perf_counter()  # the seconds of validation are no training
             return
         now = time.perf_counter()
-        tokens, self.counted = self.train_tokens - self.counted, self.train_tokens
+        # trl counts the tokens of this process as they pass through the loss
+        tokens, self.tokens = logs["num_tokens"] - self.tokens, logs["num_tokens"]
         logs["tokens_per_second"] = tokens / max(now - self.since, 1e-9)
         self.train_seconds += now - self.since
         self.since = now

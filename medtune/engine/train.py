@@ -86,7 +86,7 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
 
     from medtune.engine.telemetry import Progress
 
-    progress = Progress(collator)
+    progress = Progress()
     trainer = _trainer(model, tokenizer, collator, splits, train, folder, device, dtype, [progress, *callbacks])
     resumed = last_checkpoint(folder)
     if resumed:

@@ -24,9 +24,13 @@ def first_use(root: Path, name: str, gate, answers) -> None:
         gate.wait(60)
         client = connect(open_store(root))
         answers.put((name, client.create_experiment(name), len(client.search_experiments())))
+        status = 0
     except BaseException as error:
         answers.put((name, None, repr(error)))
-        raise
+        status = 1
+    answers.close()
+    answers.join_thread()
+    os._exit(status)  # a forked test runner must not run its own exit handlers (under xdist they fail)
 
 
 @pytest.mark.slow
