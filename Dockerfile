@@ -31,6 +31,7 @@ WORKDIR /home/medtune/work
 
 ENV HOME=/home/medtune \
     PATH=/opt/venv/bin:$PATH \
+    MEDTUNE_PATH=/opt/venv/bin: \
     PYTHONUNBUFFERED=1 \
     UV_LINK_MODE=copy \
     MEDTUNE_CACHE=/home/medtune/work/.cache/medtune \

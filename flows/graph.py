@@ -18,8 +18,10 @@ def read_graph(root: Path) -> dict[str, set[str]]:
     try:
         with Repo(str(root)) as repo:
             graph = repo.index.graph  # an edge leads from a stage to what it needs
-            needs = {stage.name: {other.name for other in graph.successors(stage)} for stage in graph}
-            written = [stage.name for stage in repo.index.stages]
+            # a file that someone put under DVC by itself (`dvc add`) is a stage too, one without name and command
+            named = [stage for stage in repo.index.stages if getattr(stage, "name", None)]
+            needs = {stage.name: {s.name for s in graph.successors(stage) if s in named} for stage in named}
+            written = [stage.name for stage in named]
     except DvcException as error:
         raise UserError(f"dvc.yaml cannot be read as a graph: {error}; `dvc dag` says more") from error
     order: dict[str, set[str]] = {}

@@ -1,7 +1,7 @@
 """The whole pipeline as one Prefect flow over the graph of dvc.yaml.
 
     python -m flows.pipeline                  # what changed, and all that follows
-    python -m flows.pipeline --force train    # train even though nothing changed, then what follows
+    python -m flows.pipeline --force merge    # merge even though nothing changed, then what follows
 
 DVC decides what is due and keeps the bytes; Prefect keeps time, logs and states. No server is needed.
 """

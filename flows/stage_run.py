@@ -104,5 +104,6 @@ def sentence(stage: str, lines: list[str]) -> str:
 
 def _environment() -> dict[str, str]:
     """Ours, with this very Python first on the path, for `python` in dvc.yaml's commands."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return ENVIRONMENT | os.environ | {"PATH": path}
+    here = str(Path(sys.executable).parent)
+    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    return ENVIRONMENT | os.environ | {"PATH": path, "MEDTUNE_PATH": f"{here}{os.pathsep}"}

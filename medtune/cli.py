@@ -47,9 +47,9 @@ def recipe_use(
     from medtune.params import recipes
 
     def pin(kind: str, repository: str) -> str:
-        from medtune.corpus.hub import current_commit
+        from medtune.corpus.hub import Repo
 
-        commit = current_commit(kind, repository)
+        commit = Repo(kind, repository, "main").commit()
         print(f"pinned the {kind} {repository} at {commit}")
         return commit
 
@@ -130,6 +130,7 @@ def ui(
         ],
     }  # fmt: skip
     running = []
+    Path("mlruns").mkdir(exist_ok=True)  # tracking may be elsewhere
     log = Path("mlruns/ui.log").open("ab")  # noqa: SIM115 - the servers write to it for as long as they run
     try:
         for address, command in servers.items():

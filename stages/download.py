@@ -13,6 +13,7 @@ from medtune.corpus.arrivals import JOURNAL, in_order, read_journal, write_journ
 from medtune.corpus.records import write_records, write_text
 from medtune.corpus.sources import Gathered, gather
 from medtune.engine.base import resolve
+from medtune.engine.fit import check_recipe
 from medtune.params.download import Download
 from medtune.params.recipe import load_recipe
 from stages.stage import run_stage
@@ -22,6 +23,9 @@ RAW, BASE = Path("data/raw"), Path("data/base.json")
 
 def main() -> None:
     recipe = load_recipe()
+    base = resolve(recipe.base)
+    # here, and not first in train: a recipe that cannot run is refused before the rows are fetched and worked on
+    check_recipe(base.path, recipe.tokenize, recipe.lora, recipe.train)
     gathered = gather(recipe.download)
     _tell(gathered, recipe.download)
     journal = read_journal(JOURNAL)
@@ -30,7 +34,6 @@ def main() -> None:
     if new:  # after the rows: a kill in between leaves them to be seen again, in the same order
         write_journal(JOURNAL, journal + new)
     print(f"{len(rows):,} rows in {RAW / 'rows.jsonl'}, {len(new):,} of them seen for the first time ({JOURNAL})")
-    base = resolve(recipe.base)
     write_text(BASE, json.dumps(base.record(), ensure_ascii=False, indent=1) + "\n")
     named = " ".join(filter(None, (base.id, base.revision)))
     print(f"base {named}, licence {base.license or 'unknown'}, fingerprint {base.fingerprint[:12]}")

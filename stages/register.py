@@ -30,7 +30,7 @@ from medtune.registry.registrar import (
     register,
     registry_lock,
 )
-from medtune.registry.scores import candidate_rows, champion_scores, compare, keep_scores
+from medtune.registry.scores import candidate_rows, champion_scores, compare, keep_scores, kept_scores
 from medtune.registry.versions import ADAPTER, MERGED, keep_version, version_path
 from medtune.tracking.runs import finish
 from medtune.tracking.store import connect, open_store
@@ -54,7 +54,7 @@ def main(root: Path = Path("."), client: Any = None) -> None:
 
     with registry_lock(root):
         registration = _registration(client, root, recipe, evidence, run_id)
-        key = decision_key(recipe, evidence.version)
+        key = decision_key(recipe, evidence)
         rows = candidate_rows(root)
 
         def judge(champion: Any | None) -> Decision:
@@ -104,10 +104,17 @@ def _compared(root: Path, recipe: Recipe, champion: Any | None, rows: list[dict]
     """Candidate and champion on the candidate's test rows; None where there is no champion, or none is asked for."""
     if champion is None or not recipe.gate.not_worse_than_champion:
         return None
-    directory = verified(root, champion)
     digest = champion.tags[tags.VERSION]
-    theirs = champion_scores(root, recipe, digest, directory, [row["row_id"] for row in rows])
-    return {"number": int(champion.version), "version": digest, **compare(rows, theirs)}
+    who = {"number": int(champion.version), "version": digest}
+    ids = [row["row_id"] for row in rows]
+    theirs = kept_scores(root, digest, ids)
+    if theirs is None:
+        try:
+            theirs = champion_scores(root, recipe, digest, verified(root, champion), ids)
+        except RegistryError as error:  # a damaged champion stops no work; nobody is approved over it
+            print(f"the champion cannot be scored: {error}")
+            return who | {"rows": 0}
+    return who | compare(rows, theirs)
 
 
 def _report(recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, champion: Any | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
+from medtune.corpus.histogram import draw_lengths
+from medtune.corpus.records import write_text
 from medtune.corpus.template import dress
 from medtune.corpus.tokens import SPLITS, encode_split, length_rows, summarise, tokens_digest
 from medtune.engine.base import resolve
@@ -44,9 +46,9 @@ def main() -> None:
 
     report |= {f"{kind}_rows": len(ids) for kind, ids in listed.items()} | listed
     report |= tokens_digest(splits)
-    Path("reports").mkdir(exist_ok=True)
-    Path("reports/tokenize.json").write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-    Path("reports/lengths.csv").write_text("\n".join(["length,count,split", *length_rows(splits)]) + "\n")
+    write_text(Path("reports/tokenize.json"), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    write_text(Path("reports/lengths.csv"), "\n".join(["length,count,split", *length_rows(splits)]) + "\n")
+    draw_lengths(splits, settings.max_length, Path("reports/lengths.png"))
     print(f"{len(listed['truncated'])} rows shortened, {len(listed['dropped'])} left out; ids in reports/tokenize.json")
     print("the label contract holds on every row")
 

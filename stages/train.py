@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from medtune.corpus.labels import CONTRACT
+from medtune.corpus.records import write_text
 from medtune.engine.base import resolve
 from medtune.engine.lora import write_json
 from medtune.engine.train import Job, run
@@ -70,17 +71,17 @@ def main() -> None:
     write_curves(Path("data/adapter/history.jsonl"), Path("reports/loss"))
     print(
         f"adapter in data/adapter after {figures['steps']} steps and {figures['seconds']:.0f} s: "
-        f"loss {figures['first_loss']:.3f} -> {figures['train_loss']:.3f}, {figures['tokens_per_second']:.0f} tok/s"
+        f"loss {figures['first_loss']:.3f} -> {figures['train_loss']:.3f}, "
+        f"{figures['tokens_per_second'] or 0:.0f} tok/s"
     )
 
 
 def write_curves(history: Path, folder: Path) -> None:
     """Step and loss as CSV, a file a curve, for `dvc plots`: it reads no JSON lines."""
     entries = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    folder.mkdir(parents=True, exist_ok=True)
     for name, key in (("train", "loss"), ("validation", "eval_loss")):
         lines = [f"{entry['step']},{entry[key]}\n" for entry in entries if key in entry]
-        (folder / f"{name}.csv").write_text("".join(["step,loss\n", *lines]), encoding="utf-8")
+        write_text(folder / f"{name}.csv", "".join(["step,loss\n", *lines]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from medtune.params.errors import CorpusError
@@ -42,13 +43,15 @@ ROLES = {
     "bot": "assistant",
     "의사": "assistant",
 }
+# Only of these, in order of first sight: rows that arrive later never change how old ones are read
+FIRST_ROWS = 200
 CONSTANT_SHARE = 0.9  # of the rows with input: so that a few rows of another habit do not change how the rest is read
 
 
 def constant_instruction(rows: Iterable[dict], columns: Columns | None = None) -> str | None:
-    """The one instruction that stands above (nearly) all rows with an input, at least two: a system prompt. Or None."""
+    """The instruction above (nearly) all of the first rows with an input, at least two: a system prompt. Or None."""
     counts: Counter[str] = Counter()
-    for row in rows:
+    for row in islice(rows, FIRST_ROWS):
         instruction, question = _column(row, "instruction", columns), _column(row, "input", columns)
         texts = row.get(instruction), row.get(question)
         if all(isinstance(text, str) and text.strip() for text in texts):

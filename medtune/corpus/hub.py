@@ -80,6 +80,17 @@ class Repo:
 
         return self._persist(ask, "what it holds")
 
+    def commit(self) -> str:
+        """The 40-hex commit that `revision`, a branch such as main, names now."""
+
+        def ask() -> str:
+            from huggingface_hub import HfApi
+
+            api = HfApi(endpoint=_endpoint())
+            return api.repo_info(self.id, revision=self.revision, repo_type=self.kind, token=_token(), timeout=30).sha
+
+        return self._persist(ask, "its newest commit")
+
     def fetch(self, file: HubFile, into: Path) -> Path:
         """The file, whole and checked against the hub's size and hash, in the folder `into`.
 

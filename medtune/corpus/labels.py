@@ -8,7 +8,7 @@ tokenized apart, so that no token straddles the border and the prompt's ids are 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medtune.corpus.template import render, wants_bos
+from medtune.corpus.template import prompt_ids, render, wants_bos
 from medtune.params.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -94,16 +94,36 @@ def _segments(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> lis
     return segments
 
 
+def first_prompt(messages: list[dict], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The ids before the first answer, as inference makes them; only BOS (or nothing) where text stands alone."""
+    before = [m["role"] for m in messages].index("assistant")
+    if before:
+        return prompt_ids(messages[:before], tokenizer)
+    return [tokenizer.bos_token_id] if wants_bos(tokenizer) else []
+
+
 def violations(
-    input_ids: list[int], labels: list[int], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    input_ids: list[int],
+    labels: list[int],
+    prompt: list[int],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
 ) -> list[str]:
-    """What a sample breaks of the contract, as sentences; empty where it keeps it."""
+    """What a sample breaks of the contract, as sentences; empty where it keeps it.
+
+    `prompt`: the ids that inference would feed before the first answer (template.prompt_ids), made apart from the
+    sample, so that labels are held against something else than themselves.
+    """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     found = []
     if len(input_ids) != len(labels):
         return [f"{len(input_ids)} input_ids but {len(labels)} labels"]
     if wants_bos(tokenizer) and (input_ids[:1] != [bos] or input_ids.count(bos) != 1):
         found.append(f"{input_ids.count(bos)} BOS tokens instead of one in front")
+    if input_ids[: len(prompt)] != prompt:
+        found.append("it does not begin with the prompt that inference would feed")
+    if any(label != IGNORED for label in labels[: len(prompt)]):
+        found.append("a token of the prompt is trained")
     if any(label not in (IGNORED, token) for token, label in zip(input_ids, labels, strict=True)):
         found.append("a label differs from its token")
     ends = [

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medtune.corpus.labels import IGNORED, encode, violations
+from medtune.corpus.labels import IGNORED, encode, first_prompt, violations
 from medtune.params.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def encode_split(
         if sample is None:
             dropped.append(row["row_id"])
             continue
-        if found := violations(sample.input_ids, sample.labels, tokenizer, max_length):
+        prompt = first_prompt(row["messages"], tokenizer)
+        if found := violations(sample.input_ids, sample.labels, prompt, tokenizer, max_length):
             broken.append(f"  row {row['row_id'][:12]} ({row['source']}): {'; '.join(found)}")
         if sample.truncated:
             truncated.append(row["row_id"])

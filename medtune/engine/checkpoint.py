@@ -40,9 +40,29 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def mark_done(folder: Path) -> None:
+def is_finished(checkpoint: Path) -> bool:
+    """Whether training had nothing left to do when this checkpoint was written.
+
+    The trainer must not be started from it: it would take one step more before it looks at the step count.
+    """
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return state["global_step"] >= state["max_steps"] or bool(control.get("should_training_stop"))
+
+
+def mark_done(folder: Path, figures: dict) -> None:
     """This candidate's adapter is saved; its checkpoints may go when another candidate is done."""
-    (folder / DONE).write_text("{}\n")
+    temporary = folder / (DONE + ".tmp")
+    temporary.write_text(json.dumps(figures, indent=1))
+    temporary.replace(folder / DONE)
+
+
+def done_figures(folder: Path) -> dict | None:
+    """The figures of the run that finished this candidate; None where it is not finished."""
+    try:
+        return json.loads((folder / DONE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def prune_done(root: Path, keep: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What can be known to fail before any work is done: batches, lengths, space, settings that this machine cannot run."""
+"""What can be known to fail before training starts: batches that break the label contract, a disk that is too small."""
 
 import shutil
 from pathlib import Path
@@ -10,26 +10,8 @@ from medtune.params.errors import EngineError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PretrainedConfig
-
-    from medtune.params.train import Train
 
 GIB = 2**30
-
-
-def check_settings(train: "Train", longest: int, config: "PretrainedConfig") -> None:
-    """EngineError where the recipe asks for what this engine or this base cannot do."""
-    if train.sharding == "fsdp":
-        raise EngineError(
-            "train.sharding: fsdp needs several GPUs under torchrun, which this version of the engine does not drive; "
-            "set train.sharding: none and a base that fits one GPU"
-        )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and longest > positions:
-        raise EngineError(
-            f"the longest sample has {longest} tokens and the base holds {positions} positions; "
-            f"set tokenize.max_length to {positions} or less"
-        )
 
 
 def check_batches(dataset: "Dataset", collator: PaddingCollator, batch_size: int) -> None:

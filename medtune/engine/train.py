@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medtune.engine.batching import PaddingCollator
-from medtune.engine.checkpoint import last_checkpoint, mark_complete, mark_done, prune_done
+from medtune.engine.checkpoint import (
+    done_figures,
+    is_finished,
+    last_checkpoint,
+    mark_complete,
+    mark_done,
+    prune_done,
+)
 from medtune.engine.device import pick_device, pick_dtype
+from medtune.engine.fit import check_settings
 from medtune.engine.load import load_model, load_tokenizer, vocabulary_fits
 from medtune.engine.lora import attach, save_adapter
-from medtune.engine.preflight import check_batches, check_settings, check_space
+from medtune.engine.preflight import check_batches, check_space
 from medtune.params.errors import EngineError
 
 if TYPE_CHECKING:
@@ -95,7 +103,11 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if resumed and is_finished(resumed):
+        print("this candidate is trained to the end already; its adapter is taken from there")
+        _restore(trainer, resumed, train.keep)
+    else:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
     building = job.out.with_name(job.out.name + ".tmp")
     shutil.rmtree(building, ignore_errors=True)
@@ -106,15 +118,34 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
     (building / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     shutil.rmtree(job.out, ignore_errors=True)
     building.rename(job.out)
-    mark_done(folder)
-    prune_done(job.checkpoints, job.sidecar["candidate"])
-    return {
-        **_figures(trainer, history, resumed, device, dtype),
-        "trainable_parameters": trainable,
-        "total_parameters": total,
+    measured = {
         "tokens_per_second": progress.tokens_per_second(),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    if progress.tokens_per_second() is None:  # nothing was trained now: speed is that of the run that did
+        known = done_figures(folder) or {}
+        measured = {key: known.get(key, value) for key, value in measured.items()}
+    figures = {
+        **_figures(trainer, history, resumed, device, dtype),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        **measured,
+    }
+    mark_done(folder, figures)
+    prune_done(job.checkpoints, job.sidecar["candidate"])
+    return figures
+
+
+def _restore(trainer: "SFTTrainer", last: Path, keep: str) -> None:
+    """State and adapter weights of a finished run: those of its last checkpoint, or of its best where that is kept."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    # by name: the recorded path is that of the checkout where it was trained
+    kept = last.with_name(f"checkpoint-{trainer.state.best_global_step}") if keep == "best" else last
+    set_peft_model_state_dict(trainer.model, load_file(kept / "adapter_model.safetensors"))
 
 
 def _trainer(model, tokenizer, collator, splits, train, folder, device, dtype, callbacks) -> "SFTTrainer":
@@ -149,6 +180,7 @@ def _trainer(model, tokenizer, collator, splits, train, folder, device, dtype, c
         save_strategy="steps",
         save_steps=train.save_steps,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting where it was
         load_best_model_at_end=train.keep == "best",
         metric_for_best_model="eval_loss" if evaluating else None,
         greater_is_better=False if evaluating else None,
@@ -171,8 +203,9 @@ def _trainer(model, tokenizer, collator, splits, train, folder, device, dtype, c
     )
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)  # ours prints
-    if device.type == "cpu":
-        # trl casts the adapter of a quantised model to bf16; a CPU computes twice as fast in fp32, and more exactly
+    if dtype != torch.bfloat16:
+        # trl casts the adapter of a quantised model to bf16. A CPU computes twice as fast in fp32, and more exactly; on
+        # a GPU without bf16 the gradient scaler wants fp32 weights
         for weight in trainer.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()

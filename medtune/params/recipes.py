@@ -74,7 +74,9 @@ def _set(data: dict, override: str) -> None:
     try:
         place[last] = YAML(typ="safe", pure=True).load(value)
     except YAMLError:
-        raise RecipeError(f"the value in '{override}' is not valid YAML; quote it") from None
+        if value.lstrip().startswith(("[", "{", "'", '"')):
+            raise RecipeError(f"the value in '{override}' is not valid YAML; mend it or quote it") from None
+        place[last] = value  # such as *.jsonl, which YAML takes for an alias
 
 
 def _plain(data: dict, yaml: YAML) -> object:

@@ -53,10 +53,14 @@ def read_evidence(root: Path) -> Evidence:
     )
 
 
-def decision_key(recipe: Recipe, version: str) -> str:
-    """What makes a decision a new one: the version, how it was evaluated, the gate. A champion that changed since does
-    not: returning to a known version must not move an alias."""
-    policy = {"gate": recipe.gate.model_dump(), "evaluate": recipe.evaluate.model_dump(), "version": version}
+def decision_key(recipe: Recipe, evidence: Evidence) -> str:
+    """What makes a decision a new one: the version, the figures it was judged by, the gate. A champion that changed
+    since does not: returning to a known version must not move an alias."""
+    policy = {
+        "gate": recipe.gate.model_dump(),
+        "evaluation": _digest(evidence.reports["evaluate"]),
+        "version": evidence.version,
+    }
     return hashlib.sha256(json.dumps(policy, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ hand around the linked weights: nothing is loaded, copied or pickled. tests/regi
 """
 
 import json
-import os
+import shutil
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +47,7 @@ def write_flavor(directory: Path, digest: str, base: str, created: datetime, run
     tokenizer.mkdir(parents=True)
     for name in TOKENIZER_FILES:
         if (directory / name).exists():
-            os.link(directory / name, tokenizer / name)
+            shutil.copyfile(directory / name, tokenizer / name)  # small, and not every file system links
 
     text = Schema([ColSpec("string")])
     model = Model(

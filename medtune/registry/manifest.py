@@ -113,4 +113,7 @@ def hash_files(directory: Path, names: Iterable[str]) -> list[dict[str, Any]]:
         return list(pool.map(one, names))
 
 
-MEND = "`dvc repro -f -s register` makes it anew while data/adapter and data/merged hold this version"
+MEND = (
+    "with the recipe of that version in params.yaml, `dvc repro` and `dvc repro -f -s register` make its files anew; "
+    "to leave it behind, let a candidate pass with gate.not_worse_than_champion: false"
+)

@@ -43,16 +43,24 @@ def keep_scores(root: Path, version: str, rows: Sequence[Mapping[str, Any]]) -> 
     return path
 
 
+def kept_scores(root: Path, version: str, row_ids: Sequence[str]) -> list[dict[str, Any]] | None:
+    """A version's scores on these test rows, or None where it has none yet."""
+    path = _path(root, version, rows_digest(row_ids))
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (ValueError, KeyError):
+        raise RegistryError(f"{path} is damaged; remove it and run `dvc repro -f -s register`") from None
+
+
 def champion_scores(
     root: Path, recipe: Recipe, version: str, directory: Path, row_ids: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The champion's scores on these test rows: kept ones, or computed now from `directory`, which was verified."""
+    if (kept := kept_scores(root, version, row_ids)) is not None:
+        return kept
     path = _path(root, version, rows_digest(row_ids))
-    if path.exists():
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["rows"]
-        except (ValueError, KeyError):
-            raise RegistryError(f"{path} is damaged; remove it and run `dvc repro -f -s register`") from None
     rows = _score(root, recipe, directory / MERGED, set(row_ids))
     # filed under the rows that were asked for: one that does not fit the champion's template is asked for once, not
     # on every run

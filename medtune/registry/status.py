@@ -19,7 +19,7 @@ def read_status(root: Path, recipe: Recipe) -> dict[str, Any]:
 
     {"model", "champion": version | None, "challenger": version | None, "incoming": {"rows", "files", "enough",
     "min_new_rows"}, "lost": sentence | None} with version = {"number", "adapter", "version", "candidate", "decision",
-    "reasons", "findings", "decided_at", "run_id", "files", "champion": bool}.
+    "reasons", "findings", "decided_at", "run_id", "files"}.
     """
     versions, lost = _versions(root, recipe)
     return {

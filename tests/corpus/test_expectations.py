@@ -99,7 +99,8 @@ def test_a_side_of_the_split_without_rows_fails() -> None:
 
 
 def test_a_missing_column_fails_the_schema() -> None:
-    frame = table(sifted()).assign(more=1)
+    frame = table(sifted())
+    frame.loc[:9, "is_unreadable"] = True  # as to_messages leaves a row without its columns (test_sift.py)
     assert failed(judge(frame, LIMITS)) == ["schema"]
 
 
@@ -122,7 +123,7 @@ def test_a_warning_is_shown_and_stops_nothing() -> None:
 def test_every_flag_is_watched(name: str) -> None:
     frame = table(sifted())
     frame.loc[:5, f"is_{name}"] = True
-    assert failed(judge(frame, LIMITS)) == [name]
+    assert failed(judge(frame, LIMITS)) == ["schema" if name == "unreadable" else name]
 
 
 @pytest.mark.parametrize(

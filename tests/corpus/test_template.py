@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from medtune.corpus.labels import IGNORED, encode, violations
+from medtune.corpus.labels import IGNORED, encode, first_prompt, violations
 from medtune.corpus.template import KULLM_SYSTEM, OWN, dress, prompt_ids, render, wants_bos
 from medtune.corpus.tokens import encode_split, rows_digest, summarise, tokens_digest
 from medtune.engine.batching import PaddingCollator
@@ -96,7 +96,7 @@ def test_the_contract_holds_for_every_template(template, kind, request):
     tokenizer = dress(request.getfixturevalue(kind), template, None)
     for messages in ([ANSWER],) if template == "text" else ([USER, ANSWER], TURNS):
         sample = encode(messages, tokenizer, LONG)
-        assert violations(sample.input_ids, sample.labels, tokenizer, LONG) == []
+        assert violations(sample.input_ids, sample.labels, first_prompt(messages, tokenizer), tokenizer, LONG) == []
         answers = [m["content"] for m in messages if m["role"] == "assistant"]
         assert trained(tokenizer, sample).replace(" ", "") == "".join(a + "<|im_end|>" for a in answers).replace(
             " ", ""
@@ -115,7 +115,7 @@ def test_truncation_keeps_eos_and_tells(plain):
     assert len(cut.input_ids) == len(whole.input_ids) - 5
     assert cut.labels[-1] == tokenizer.eos_token_id
     assert cut.chars < whole.chars
-    assert violations(cut.input_ids, cut.labels, tokenizer, LONG) == []
+    assert violations(cut.input_ids, cut.labels, prompt_ids([USER], tokenizer), tokenizer, LONG) == []
     assert encode([USER, words], tokenizer, len(whole.input_ids) - 5, "drop") is None
     assert encode([USER, words], tokenizer, len(prompt_ids([USER], tokenizer)) + 1) is None
 
@@ -132,6 +132,8 @@ def test_a_long_dialogue_ends_after_a_whole_answer(plain):
     ("change", "sentence"),
     [
         (lambda ids, labels, tok: (ids, [IGNORED] * len(ids)), "no target token"),
+        (lambda ids, labels, tok: (ids, ids), "a token of the prompt is trained"),  # what the seed did
+        (lambda ids, labels, tok: (ids[:1] + ids[2:], labels[:1] + labels[2:]), "does not begin with the prompt"),
         (lambda ids, labels, tok: (ids[:-1], labels[:-1]), "does not end with a trained EOS"),
         (lambda ids, labels, tok: (ids, [*labels[:-2], 7, labels[-1]]), "differs from its token"),
         (lambda ids, labels, tok: (ids, labels[:-1]), "input_ids but"),
@@ -147,7 +149,8 @@ def test_each_breach_of_the_contract_is_named(with_bos, change, sentence):
     tokenizer = dress(with_bos, "chat", None)
     sample = encode([USER, ANSWER], tokenizer, LONG)
     ids, labels = change(sample.input_ids, sample.labels, tokenizer)
-    assert any(sentence in found for found in violations(ids, labels, tokenizer, LONG))
+    prompt = prompt_ids([USER], tokenizer)
+    assert any(sentence in found for found in violations(ids, labels, prompt, tokenizer, LONG))
 
 
 def test_a_template_that_rewrites_history_is_refused(plain):

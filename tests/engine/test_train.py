@@ -5,12 +5,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
 from engine.tiny import RECORD, job, write_tokens
 from medtune.engine.checkpoint import is_complete, last_checkpoint, mark_complete, mark_done, prune_done
@@ -95,6 +97,53 @@ def test_killed_and_gone_on_with_is_equal_to_the_bit(tiny_base, tokens, tmp_path
     assert digests(tmp_path / "killed/adapter") == digests(tmp_path / "whole/adapter")
 
 
+def test_a_finished_candidate_is_not_trained_on(trained, tiny_base, tokens, tmp_path):
+    """Started from its last checkpoint, the trainer would take a step more than the recipe asks."""
+    folder, first = trained
+    before = digests(folder / "adapter")
+    shutil.rmtree(folder / "adapter")
+    again = run(job(tiny_base, tokens, folder, eval_steps=2))
+    assert digests(folder / "adapter") == before
+    assert (again["steps"], again["tokens_per_second"]) == (6, first["tokens_per_second"])
+    # killed between the last checkpoint and the adapter
+    (folder / "checkpoints" / ("c" * 64) / "done.json").unlink()
+    shutil.rmtree(folder / "adapter")
+    run(job(tiny_base, tokens, folder, eval_steps=2))
+    assert digests(folder / "adapter") == before
+
+
+def test_a_finished_best_is_found_again(tiny_base, tokens, tmp_path):
+    settings = {"eval_steps": 2, "keep": "best", "learning_rate": 0.5, "max_steps": 8}
+    first = run(job(tiny_base, tokens, tmp_path, **settings))
+    before = digests(tmp_path / "adapter")
+    again = run(job(tiny_base, tokens, tmp_path, **settings))
+    assert digests(tmp_path / "adapter") == before
+    assert again["kept_step"] == first["kept_step"]
+
+
+class StopAt(TrainerCallback):
+    """Ends the process's training as a kill would, but without the wait."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise SystemExit
+
+
+def test_patience_goes_on_counting_after_a_kill(tiny_base, tokens, tmp_path):
+    settings = {"eval_steps": 2, "keep": "best", "early_stopping_patience": 2, "learning_rate": 5.0, "max_steps": 40}
+    whole = run(job(tiny_base, tokens, tmp_path / "whole", **settings))
+    assert 4 < whole["steps"] < 40
+    with pytest.raises(SystemExit):  # between the last two validations
+        run(job(tiny_base, tokens, tmp_path / "killed", **settings), [StopAt(whole["steps"] - 1)])
+    killed = run(job(tiny_base, tokens, tmp_path / "killed", **settings))
+    assert killed["resumed_from_step"] == whole["steps"] - 2
+    assert killed["steps"] == whole["steps"]
+    assert digests(tmp_path / "killed/adapter") == digests(tmp_path / "whole/adapter")
+
+
 def test_keep_best_takes_the_lowest_validation_loss(tiny_base, tokens, tmp_path):
     figures = run(job(tiny_base, tokens, tmp_path, eval_steps=2, keep="best", learning_rate=0.5, max_steps=8))
     history = [json.loads(line) for line in (tmp_path / "adapter/history.jsonl").read_text().splitlines()]
@@ -126,7 +175,7 @@ def test_unknown_target_is_named_with_the_nearest(tiny_base):
 
     model = load_model(tiny_base, device=torch.device("cpu"), dtype=torch.float32)
     check_targets(["q_proj", "down_proj"], model)
-    with pytest.raises(EngineError, match=r"no linear layer 'query_proj'; did you mean 'k_proj'|'q_proj'"):
+    with pytest.raises(EngineError, match=r"no linear layer 'query_proj'; did you mean '[kq]_proj'"):
         check_targets(["query_proj"], model)
     with pytest.raises(EngineError, match="lm_head"):
         check_targets(["lm_head"], model)
@@ -161,6 +210,33 @@ def test_preflight_refuses_before_any_work(tiny_base, tokens, tmp_path, settings
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "sentence"),
+    [
+        ("tokenize", "max_length", 16, r"max_length is 16, and the template chat alone takes \d+ tokens; raise it to"),
+        ("tokenize", "max_length", 4096, "holds 1024 positions"),
+        ("lora", "targets", ["qqq"], "no linear layer 'qqq'"),
+        ("train", "dtype", "float16", "does not train on a CPU"),
+        ("train", "dtype", "bfloat16", "neither avx512_bf16 nor amx_bf16"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_with_the_base_at_hand(
+    tiny_base, monkeypatch, section, key, value, sentence
+):
+    from medtune.engine import device
+    from medtune.engine.fit import check_recipe
+    from medtune.params.recipe import load_recipe
+
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: False)  # a CPU of another year
+    recipe = load_recipe(TESTS.parent / "params.yaml")
+    parts = {"tokenize": recipe.tokenize, "lora": recipe.lora, "train": recipe.train}
+    parts["train"] = parts["train"].model_copy(update={"device": "cpu"})
+    check_recipe(tiny_base, *parts.values())
+    parts[section] = parts[section].model_copy(update={key: value})
+    with pytest.raises(EngineError, match=sentence):
+        check_recipe(tiny_base, *parts.values())
+
+
 def test_no_space_names_the_bytes(tmp_path):
     with pytest.raises(EngineError, match=r"a model needs .*\(1152921504606846976 bytes\)"):
         check_space(tmp_path, 2**60, "a model")
@@ -181,7 +257,7 @@ def test_half_written_checkpoint_never_counts(tmp_path):
 def test_only_finished_candidates_are_pruned(tmp_path):
     for name in ("done", "interrupted", "ours"):
         (tmp_path / name).mkdir()
-    mark_done(tmp_path / "done")
-    mark_done(tmp_path / "ours")
+    mark_done(tmp_path / "done", {})
+    mark_done(tmp_path / "ours", {})
     assert prune_done(tmp_path, keep="ours") == ["done"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["interrupted", "ours"]

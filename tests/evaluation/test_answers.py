@@ -37,7 +37,7 @@ def test_the_shipped_questions_read():
 )
 def test_broken_questions_name_file_and_line(tmp_path, text, sentence):
     (tmp_path / "q.jsonl").write_text(text)
-    with pytest.raises(CorpusError, match=rf"q.jsonl.*{sentence}|{sentence}"):
+    with pytest.raises(CorpusError, match=rf"q.jsonl.*{sentence}"):
         read_questions(tmp_path / "q.jsonl", None)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,19 @@ def test_a_broken_file_stops_the_stage_and_leaves_the_old_outs(project: Path) ->
     put(project / "data/incoming/new.jsonl", "라")
     with (project / "data/incoming/new.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"instruction": "마')
-    done = run(project)
+    ended = threading.Event()
+
+    def go_on_copying() -> None:
+        while not ended.wait(0.2):
+            os.utime(project / "data/incoming/new.jsonl")
+
+    copier = threading.Thread(target=go_on_copying)
+    copier.start()
+    try:
+        done = run(project)
+    finally:
+        ended.set()
+        copier.join()
     assert done.returncode == 1
     assert "new.jsonl, line 2: the file ends in the middle of this line" in done.stderr
     assert "may still be being copied" in done.stderr
