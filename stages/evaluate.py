@@ -103,6 +103,25 @@ def write_outs(rows: dict, answers: dict, questions: list[dict], report: dict) -
     figures.loss_curves(history, OUT / "loss.png")
     figures.base_against_adapter(rows["base"], rows["adapter"], report["adapter_minus_base"], OUT / "base_adapter.png")
     write_json(Path("reports/evaluate.json"), report)
+    write_json(Path("reports/metrics.json"), headline(report))
+
+
+def headline(report: dict) -> dict:
+    """The figures of a model's life on one line, for `dvc metrics show` and `dvc metrics diff`."""
+    # from the outs and not from reports/train.json, whose seconds differ in every run
+    history = [json.loads(line) for line in Path("data/adapter/history.jsonl").read_text().splitlines()]
+    return {
+        "train_loss": next(h["loss"] for h in reversed(history) if "loss" in h),
+        "val_loss": next((h["eval_loss"] for h in reversed(history) if "eval_loss" in h), None),
+        "merge_kl": json.loads(Path("data/merged/certificate.json").read_text())["kl_mean"],
+        "bits_base": report["base"]["bits_per_char"],
+        "bits_adapter": report["adapter"]["bits_per_char"],
+        "gain_low": report["adapter_minus_base"]["low"],
+        "gain_high": report["adapter_minus_base"]["high"],
+        "eos": report["adapter"]["eos_after_reference"],
+        "loops": report["adapter"]["loop_share"],
+        "chrfpp": report["adapter"]["chrfpp"],
+    }
 
 
 if __name__ == "__main__":

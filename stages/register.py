@@ -70,6 +70,8 @@ def main(root: Path = Path("."), client: Any = None) -> None:
     temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, root / REPORT)
     _tell(report, done)
+    if recipe.gate.note:
+        print(f"note: {recipe.gate.note}")
 
 
 def _registration(client: Any, root: Path, recipe: Recipe, evidence: Evidence, run_id: str) -> Registration:

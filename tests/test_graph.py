@@ -19,7 +19,15 @@ MADE = [
     *("data/raw/rows.jsonl", "data/base.json", "data/valid/rows.jsonl", "data/tokens/x", "data/adapter/x"),
     *("data/merged/x", "data/checkpoints/x", "data/.arriving/x", "data/incoming/new.jsonl"),
     *("reports/validate.json", "reports/data_docs/index.html", "reports/loss/train.csv", "reports/lengths.csv"),
-    *("reports/evaluate/x", "reports/evaluate.json", "mlruns/mlflow.db", ".prefect/prefect.db", ".venv/x"),
+    *(
+        "reports/evaluate/x",
+        "reports/evaluate.json",
+        "reports/metrics.json",
+        "reports/lengths.png",
+        "mlruns/mlflow.db",
+        ".prefect/prefect.db",
+        ".venv/x",
+    ),
 ]
 WRITTEN = [
     *("data/sample/dialogues.jsonl", "data/incoming/README.md", "data/questions.jsonl", "data/README.md"),
@@ -284,13 +292,11 @@ def test_no_stages_module_is_unreachable(graph):
 
 def test_metrics_params_plots_and_artifacts_are_complete(copy, graph):
     metrics = json.loads(copy.dvc("metrics", "show", "--json"))[""]["data"]
-    assert {name: metric["data"]["of"] for name, metric in metrics.items()} == {
-        f"reports/{stage}.json": stage for stage in STAGES if stage != "download"
-    }
+    assert {name: metric["data"]["of"] for name, metric in metrics.items()} == {"reports/metrics.json": "metrics"}
     plots = json.loads(copy.dvc("plots", "show", "--json"))["data"]
     points = {plot: drawn[0]["content"]["data"]["values"] for plot, drawn in plots.items()}
     assert {plot: len(drawn) for plot, drawn in points.items()} == {"loss": 4, "lengths": 2}
-    outs = {out for stage in graph["stages"].values() for out in stage.get("outs", [])}
+    outs = {str(out) for stage in graph["stages"].values() for out in stage.get("outs", [])}
     assert {artifact["path"] for artifact in graph["artifacts"].values()} <= outs
 
 

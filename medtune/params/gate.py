@@ -27,3 +27,4 @@ class Check(Section):
 class Gate(Section):
     checks: dict[str, Check] = Field(min_length=1)
     not_worse_than_champion: bool = True
+    note: str = ""

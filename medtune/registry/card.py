@@ -29,7 +29,8 @@ def describe(recipe: Recipe, evidence: Evidence, decision: Decision, run_id: str
     """The description of one half of a version: the adapter's or the merged model's."""
     parts = [
         f"**{decision.outcome.capitalize()}.** {_what(recipe, evidence, adapter)}",
-        "**Not a medical device.** No clinician has reviewed its answers.",
+        "**Not a medical device.** No clinician has reviewed its answers."
+        + (f" {note}" if (note := recipe.gate.note) else ""),
         _decision(decision),
         _figures(evidence.reports["evaluate"]),
         _load(recipe.register_.model, adapter),

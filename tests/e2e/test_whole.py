@@ -106,6 +106,10 @@ def test_seven_stages_lead_to_a_champion(project):
     assert status["champion"]["version"] == report["version"] == project.json("reports/merge.json")["version"]
     assert project.json("reports/merge.json")["kl_mean"] < 1e-6
     assert project.json("reports/evaluate.json")["adapter_minus_base"]["high"] < 0
+    shown = project.python("dvc", "metrics", "show").splitlines()
+    assert shown[0].split() == ["Path", *sorted(project.json("reports/metrics.json"))]
+    assert len(shown) == 2
+    assert "vehicle for the pipeline" in project.first  # the recipe's note stands wherever the decision does
 
 
 def test_dvc_lock_holds_the_md5_of_every_byte(project):
