@@ -73,6 +73,27 @@ def recipe_check(path: Annotated[Path, typer.Argument(help="the file to check")]
 
 
 @app.command()
+def plan(
+    memory_gib: Annotated[float | None, typer.Option(help="memory of one GPU; left out, that of the GPU here")] = None,
+    recipe: Annotated[str | None, typer.Option(help="a name of `medtune recipe list`; left out, params.yaml")] = None,
+    gpus: Annotated[int | None, typer.Option(help="how many, for a recipe with train.sharding: fsdp")] = None,
+) -> None:
+    """Tell what a recipe takes of a GPU's memory, and what it would choose there. Downloads no weights."""
+    from medtune.engine.plan import make_plan, token_lengths
+    from medtune.params import recipes
+
+    chosen = recipes.check(recipes.find(recipe)) if recipe else recipes.check(PARAMS)
+    told = make_plan(
+        recipe or str(PARAMS), chosen.base, chosen.lora, chosen.train, chosen.tokenize,
+        # the tokens that lie here are those of params.yaml
+        memory_gib=memory_gib, gpus=gpus, lengths=None if recipe else token_lengths(),
+    )  # fmt: skip
+    print(told.text)
+    if told.problem:
+        raise UserError(told.problem)
+
+
+@app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False) -> None:
     """Tell champion and challenger, with digests and the figures that decided."""
     from medtune.registry.status import read_status, render

@@ -1,23 +1,32 @@
 """train: tokens in, an adapter out; live in MLflow, resumable at any moment.
 
 python -m stages.train
+
+With train.sharding it starts itself once a visible GPU, by torchrun; MEDTUNE_PROCESSES=N takes N.
 """
 
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medtune.corpus.labels import CONTRACT
 from medtune.corpus.records import write_text
 from medtune.engine.base import resolve
+from medtune.engine.launch import launch, rank_sentences, started_here
 from medtune.engine.lora import write_json
+from medtune.engine.ranks import join
 from medtune.engine.train import Job, run
 from medtune.params.errors import EngineError
-from medtune.params.recipe import load_recipe
+from medtune.params.recipe import Recipe, load_recipe
+from medtune.registry.starting import starting_adapter
 from medtune.tracking.closure import source_digest
 from medtune.tracking.runs import candidate_run
 from medtune.tracking.store import open_store
 from stages.stage import run_stage
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 def main() -> None:
@@ -25,6 +34,17 @@ def main() -> None:
     from medtune.tracking.callback import MlflowCallback
 
     recipe = load_recipe()
+    if started_here(recipe.train):  # sharded: this process starts one a GPU, which come to the lines below
+        resolve(recipe.base)  # fetched once, before they all ask for it
+        launch("stages.train", recipe.train)
+        return
+    with rank_sentences():
+        train(recipe, MlflowCallback)
+
+
+def train(recipe: Recipe, live: "type[TrainerCallback]") -> None:
+    """In one process, or in each of those that train together: rank 0 alone speaks with MLflow and writes."""
+    ranks = join(recipe.train)
     tokens = json.loads(Path("reports/tokenize.json").read_text())
     record = json.loads(Path("data/base.json").read_text())
     base = resolve(recipe.base)
@@ -33,6 +53,8 @@ def main() -> None:
             f"data/base.json names a base with fingerprint {record['fingerprint'][:12]}, and the recipe's base now has "
             f"{base.fingerprint[:12]}; run `dvc repro download`"
         )
+    uri = ranks.from_main(open_store)
+    start = ranks.from_main(lambda: starting_adapter(uri, Path("."), recipe))
     adapter_params = {"lora": recipe.lora.model_dump(), "train": recipe.train.model_dump()}
     identity = {
         "tokens": tokens["tokens_digest"],
@@ -40,10 +62,12 @@ def main() -> None:
         "params": adapter_params,
         "code": source_digest("stages.train", Path(".")),
     }
+    if start:
+        identity["init"] = start[1]  # a number means another version in another registry; its digest does not
     candidate = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     print(f"candidate {candidate[:12]}")
-    uri = open_store()
-    run_id = candidate_run(uri, recipe.register_.experiment, candidate, name=f"candidate {candidate[:12]}", tags={})
+    name = f"candidate {candidate[:12]}"
+    run_id = ranks.from_main(lambda: candidate_run(uri, recipe.register_.experiment, candidate, name=name, tags={}))
     sidecar = {
         "candidate": candidate,
         "identity": identity,
@@ -64,8 +88,11 @@ def main() -> None:
         sidecar=sidecar,
         out=Path("data/adapter"),
         checkpoints=Path("data/checkpoints"),
+        init=start and start[0],
     )
-    figures = run(job, [MlflowCallback(uri, run_id)])
+    figures = run(job, [live(uri, run_id)] if ranks.main else [])
+    if not ranks.main:
+        return
     report = {"candidate": candidate, "base": record, **figures}
     write_json(Path("reports/train.json"), report)
     write_curves(Path("data/adapter/history.jsonl"), Path("reports/loss"))

@@ -32,7 +32,7 @@ def medtune(*arguments: str) -> str:
 
 
 def test_help_names_every_command(project):
-    for command in ("recipe", "status", "ask", "ui"):
+    for command in ("recipe", "plan", "status", "ask", "ui"):
         assert command in medtune("--help")
     assert "train.max_steps=100" in medtune("recipe", "use", "--help")
 

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING
 
 from medtune.corpus.labels import IGNORED
+from medtune.engine.packs import unpack
 
 if TYPE_CHECKING:
     import torch
 
 
 class PaddingCollator:
-    """Samples to tensors input_ids, attention_mask, labels: each (rows, longest row)."""
+    """Samples to tensors input_ids, attention_mask, labels: each (rows, longest row). Rows of a bin stand apart."""
 
     def __init__(self, pad_id: int):
         self.pad_id = pad_id
@@ -17,6 +18,7 @@ class PaddingCollator:
     def __call__(self, samples: list[dict]) -> dict[str, "torch.Tensor"]:
         import torch
 
+        samples = unpack(samples)
         longest = max(len(sample["input_ids"]) for sample in samples)
         shape = (len(samples), longest)
         input_ids = torch.full(shape, self.pad_id, dtype=torch.long)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from medtune.corpus.template import dress, prompt_ids
 from medtune.engine.device import pick_device, pick_dtype
+from medtune.engine.launch import check_sharding, process_count
 from medtune.engine.load import load_tokenizer
 from medtune.engine.lora import check_targets
 from medtune.params.errors import EngineError
@@ -44,11 +45,9 @@ def check_recipe(base: Path, template: "Tokenize", lora: "Lora", train: "Train")
 
 def check_settings(train: "Train", longest: int, config: "PretrainedConfig") -> None:
     """EngineError where the recipe asks for what this engine or this base cannot do."""
-    if train.sharding == "fsdp":
-        raise EngineError(
-            "train.sharding: fsdp needs several GPUs under torchrun, which this version of the engine does not drive; "
-            "set train.sharding: none and a base that fits one GPU"
-        )
+    if train.sharding != "none":
+        process_count(train)
+        check_sharding(train)
     positions = getattr(config, "max_position_embeddings", None)
     if positions and longest > positions:
         raise EngineError(

@@ -1,5 +1,6 @@
 """Models and tokenizers from a directory: safetensors only, no remote code, nothing fetched."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ def load_model(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     settings = {}
-    if quantization == "nf4":
+    if found := json.loads((path / "config.json").read_text(encoding="utf-8")).get("quantization_config"):
+        _same_quantisation(path, found, quantization, double_quant, quant_storage)
+    elif quantization == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -48,16 +51,44 @@ def load_model(
         path,
         dtype=dtype,
         device_map={"": device},
-        attn_implementation="sdpa",
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
         **settings,
     )
+    if found:
+        _compute_in(model, dtype)
     model.config.use_cache = True
     if quantization == "nf4" and device.type == "cpu":
         _keep_weights_as_they_are(model)
     return model.eval()
+
+
+def _same_quantisation(path: Path, found: dict, quantization: str, double_quant: bool, quant_storage: str) -> None:
+    """EngineError where a checkpoint that is quantised already is quantised otherwise than the recipe says."""
+    is_nf4 = found.get("load_in_4bit") and found.get("bnb_4bit_quant_type") == "nf4"
+    there = {
+        "quantization": "nf4" if is_nf4 else str(found.get("quant_method")),
+        "double_quant": bool(found.get("bnb_4bit_use_double_quant")),
+        "quant_storage": found.get("bnb_4bit_quant_storage") or "uint8",
+    }
+    wanted = {"quantization": quantization, "double_quant": double_quant, "quant_storage": quant_storage}
+    for key, value in there.items():
+        if value != wanted[key]:
+            raise EngineError(
+                f"{path} is quantised already with {key}: {value}, and base.{key} is {wanted[key]}; write "
+                f"base.{key}: {value}, or name the unquantised model"
+            )
+
+
+def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """A quantised checkpoint brings the precision that its writer computed in; ours is that of this device."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+            module.weight.quant_state.dtype = dtype
 
 
 def _keep_weights_as_they_are(model: "PreTrainedModel") -> None:

@@ -2,13 +2,18 @@
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medtune.engine.variants import as_plain_lora, start_from_principal_part, start_from_quantisation_error
 from medtune.params.errors import EngineError
 from medtune.params.names import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -43,14 +48,18 @@ def check_targets(targets: list[str] | str, model: "PreTrainedModel") -> None:
             )
 
 
-def attach(model: "PreTrainedModel", lora: "Lora", seed: int) -> "PeftModel":
-    """A fresh adapter on a base. Seeded here: peft draws LoRA A before the trainer sets its own seed."""
+def attach(model: "PreTrainedModel", lora: "Lora", seed: int, base: Path | None = None) -> "PeftModel":
+    """A fresh adapter on a base. Seeded here: peft draws LoRA A before the trainer sets its own seed.
+
+    `base`: the folder that the model was loaded from, which lora.init: loftq reads the unquantised weights of.
+    lora.init: pissa changes the weights in memory; save_adapter makes up for it.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
 
     check_targets(lora.targets, model)
     set_seed(seed)
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         LoraConfig(
             r=lora.r,
@@ -63,24 +72,41 @@ def attach(model: "PreTrainedModel", lora: "Lora", seed: int) -> "PeftModel":
             task_type="CAUSAL_LM",
         ),
     )
+    if lora.init == "loftq":
+        start_from_quantisation_error(adapted, base)
+    elif lora.init == "pissa":
+        start_from_principal_part(adapted)
+    return adapted
 
 
-def save_adapter(model: "PeftModel", path: Path, sidecar: dict) -> None:
+@contextmanager
+def fp32_adapter(model: "PeftModel") -> "Iterator[None]":
+    """The adapter's weights after the block as before it, in fp32: trl rounds those on a quantised base to bf16 while
+    its trainer is built, which would move an adapter that goes on from earlier weights, or begins by LoftQ."""
+    kept = {name: weight.data.float().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    yield
+    for name, weight in model.named_parameters():
+        if name in kept:
+            weight.data = kept[name].to(weight.device)
+
+
+def save_adapter(model: "PeftModel", path: Path, sidecar: dict, state: "dict[str, torch.Tensor] | None" = None) -> None:
     """Adapter weights (safetensors), peft's config without paths and in a fixed order, and medtune.json.
 
-    Raises EngineError where a weight is not finite; then nothing is written.
+    state: the trained weights by their names in the model, where the model holds only slices of them. Raises
+    EngineError where a weight is not finite; then nothing is written.
     """
     import torch
 
-    bad = [
-        name for name, weight in model.named_parameters() if weight.requires_grad and not torch.isfinite(weight).all()
-    ]
+    weights = state or {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    bad = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
     if bad:
         raise EngineError(
             f"{len(bad)} adapter weights are not finite (first: {bad[0]}), so nothing was saved; "
             "lower train.learning_rate and start anew"
         )
-    model.save_pretrained(path, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(path, state_dict=state, safe_serialization=True, save_embedding_layers=False)
+    as_plain_lora(model, path)
     (path / "README.md").unlink(missing_ok=True)  # peft's empty model card
     config_file = path / "adapter_config.json"
     config = json.loads(config_file.read_text())

@@ -6,7 +6,9 @@ and merging into 4-bit rounds the update away (the seed did that). The certifica
 model that was trained; it is always written, and only the gate judges it.
 """
 
+import gc
 import json
+import resource
 import shutil
 import time
 from dataclasses import dataclass
@@ -47,7 +49,12 @@ class MergeJob:
 
 
 def run(job: MergeJob) -> dict:
-    """Write job.out (whole or not at all) and return the certificate with bytes and seconds."""
+    """Write job.out (whole or not at all) and return the certificate with bytes, seconds and peak_memory_bytes.
+
+    One model is in memory at a time, and while NF4 becomes the merged one, the one shrinks as the other grows: the peak
+    is the merged model in the compute precision and one layer in fp32 (10.7 B in bfloat16: about 22 GB).
+    peak_memory_bytes is what torch held on the GPU; without one, the process's largest resident memory.
+    """
     import torch
 
     started = time.perf_counter()
@@ -55,25 +62,33 @@ def run(job: MergeJob) -> dict:
     compute = pick_dtype("auto", device)
     stored = getattr(torch, job.merge.dtype)
     sidecar = read_sidecar(job.adapter)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
     live = load_adapter(
         load_model(job.base, **job.quantization, device=device, dtype=compute), job.adapter, job.fingerprint
     )
-    parameters = sum(p.numel() for p in live.get_base_model().parameters() if p.dtype != torch.uint8)
-    parameters += sum(p.numel() * 2 for p in live.get_base_model().parameters() if p.dtype == torch.uint8)
+    parameters = sum(p.numel() * (2 * p.itemsize if _packed(p) else 1) for p in live.get_base_model().parameters())
     check_space(job.out.parent, parameters * stored.itemsize, "the merged model")
     rows = job.held_out.select(range(min(job.merge.certificate_rows, len(job.held_out))))
     print(f"answers of base + adapter on {len(rows)} held-out rows")
     expected = [target_logits(live, row, device) for row in rows]
 
-    merged = fold(live, job.merge.into, job, device, compute)
+    if job.merge.into == "quantised":
+        merged = dequantise(live.merge_and_unload())
+    elif job.merge.into == "dequantised":
+        merged = fold(dequantise(live.unload()), job.adapter, job.fingerprint, compute)
+    else:
+        del live  # before the base comes a second time: two of them would not fit
+        _free(device)
+        merged = fold(load_model(job.base, device=device, dtype=compute), job.adapter, job.fingerprint, compute)
+    live = None
     building = job.out.with_name(job.out.name + ".tmp")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     save_merged(merged, building, job, sidecar, stored)
-    del live, merged
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    del merged
+    _free(device)
 
     print("loading the merged model again to compare it")
     again = load_model(building, device=device, dtype=compute)
@@ -88,22 +103,42 @@ def run(job: MergeJob) -> dict:
     size = sum(f.stat().st_size for f in building.rglob("*") if f.is_file())
     shutil.rmtree(job.out, ignore_errors=True)
     building.rename(job.out)
-    return certificate | {"bytes": size, "seconds": round(time.perf_counter() - started, 1)}
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_rss()
+    measured = {"bytes": size, "seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": peak}
+    return certificate | measured
 
 
-def fold(
-    live: "PeftModel", into: str, job: MergeJob, device: "torch.device", compute: "torch.dtype"
-) -> "PreTrainedModel":
-    """The plain model with the adapter's update in its weights. `live` is used up."""
-    if into == "quantised":
-        return live.merge_and_unload().dequantize()
-    if into == "dequantised":
-        base = live.unload()  # the NF4 base without the adapter
-        base = base.dequantize()
-    else:
-        base = load_model(job.base, device=device, dtype=compute)
+def dequantise(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The NF4 model's layers as plain ones, in place, in the precision that it computes in; others stay as they are.
+
+    Layer by layer, each NF4 weight freed before the next: transformers' own dequantize() walks the model by a generator
+    that keeps every replaced layer until the end, so that both models stand in memory at once.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name in [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]:
+        packed = model.get_submodule(name)
+        with torch.device("meta"):
+            plain = torch.nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
+        weight = dequantize_4bit(packed.weight.data, packed.weight.quant_state).to(model.dtype)
+        plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if packed.bias is not None:
+            plain.bias = packed.bias
+        model.set_submodule(name, plain)
+        packed.weight = packed.quant_state = None  # layer and weight name each other: freed now, not when gc comes by
+        del packed, weight, plain
+    quantiser = getattr(model, "hf_quantizer", None)
+    if quantiser is not None:
+        quantiser.remove_quantization_config(model)
+    return model
+
+
+def fold(base: "PreTrainedModel", adapter: Path, fingerprint: str, compute: "torch.dtype") -> "PreTrainedModel":
+    """The plain model with the adapter's update (LoRA, rsLoRA or DoRA) in its weights. `base` is used up."""
     base.to(compute)
-    model = load_adapter(base, job.adapter, job.fingerprint)
+    model = load_adapter(base, adapter, fingerprint)
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -115,6 +150,23 @@ def fold(
             module.merge(safe_merge=True)
             weights.to(before)
     return model.unload()
+
+
+def _packed(weight: "torch.nn.Parameter") -> bool:
+    """Whether a parameter holds NF4 words, two a byte whatever type they are stored as."""
+    return hasattr(weight, "quant_state")
+
+
+def _free(device: "torch.device") -> None:
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def save_merged(model: "PreTrainedModel", path: Path, job: MergeJob, sidecar: dict, stored: "torch.dtype") -> None:

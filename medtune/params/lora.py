@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from medtune.params.section import Section
 
@@ -13,6 +13,7 @@ class Lora(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: list[str] | Literal["all-linear"]
     variant: Literal["lora", "rslora", "dora"] = "lora"
+    init: Literal["default", "loftq", "pissa"] = "default"
 
     @field_validator("targets")
     @classmethod
@@ -20,3 +21,12 @@ class Lora(Section):
         if isinstance(targets, list) and (not targets or len(set(targets)) != len(targets)):
             raise ValueError("name each target module once, or write all-linear")
         return targets
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> "Lora":
+        if self.variant == "dora" and self.init != "default":
+            raise ValueError(
+                f"init: {self.init} and variant: dora do not go together: DoRA takes its magnitudes from the base "
+                f"before {self.init} changes the sum; write init: default, or variant: lora or rslora"
+            )
+        return self

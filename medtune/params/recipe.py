@@ -58,8 +58,29 @@ class Recipe(Section):
             )
         if (self.tokenize.template == "text") != (self.download.format == "text"):
             problems.append("tokenize.template: text and download.format: text go together; set both or neither")
-        if self.train.sharding == "fsdp" and self.base.quantization == "nf4" and self.base.quant_storage != "bfloat16":
+        if self.train.sharding != "none" and self.base.quantization == "nf4" and self.base.quant_storage != "bfloat16":
             problems.append("train.sharding: fsdp shards no integer weights; write base.quant_storage: bfloat16")
+        if self.lora.init == "loftq" and self.base.quantization == "none":
+            problems.append(
+                "lora.init: loftq begins at the error of the quantisation, and base.quantization: none has no error; "
+                "write base.quantization: nf4, or lora.init: default or pissa"
+            )
+        if self.lora.init == "pissa" and self.base.quantization == "nf4":
+            problems.append(
+                "lora.init: pissa takes a part out of the base's weights, and what is left of them would be other NF4 "
+                "words than the base's, so that the adapter would fit no base that can be named; write "
+                "base.quantization: none, or lora.init: loftq"
+            )
+        if self.train.init != "base" and self.lora.init != "default":
+            problems.append(
+                f"train.init: {self.train.init} goes on from a version's weights, which lora.init: {self.lora.init} "
+                "would replace; write lora.init: default, or train.init: base"
+            )
+        if self.lora.init != "default" and self.train.sharding != "none":
+            problems.append(
+                f"lora.init: {self.lora.init} needs each weight whole on one device, and train.sharding: fsdp splits "
+                "them; write lora.init: default"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

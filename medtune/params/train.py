@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from medtune.params.section import Section
 
@@ -21,13 +21,28 @@ class Train(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
     optimizer: Literal["paged_adamw_8bit", "adamw_8bit", "adamw_torch", "adamw_torch_fused"] = "paged_adamw_8bit"
-    activation_checkpointing: bool = False
-    sharding: Literal["none", "fsdp"] = "none"
+    engine: Literal["fast", "reference"] = "fast"
+    base_residency: Literal["auto", "nf4", "bf16"] = "auto"
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    memory_limit_gib: PositiveFloat | None = None
+    packing: bool = False
+    sharding: Literal["none", "fsdp", "fsdp_offload"] = "none"
+    init: Literal["base"] | PositiveInt = "base"
     logging_steps: PositiveInt = 1
     eval_steps: PositiveInt | None = None
     save_steps: PositiveInt = 50
     keep: Literal["last", "best"] = "last"
     early_stopping_patience: PositiveInt | None = None
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _pinned(cls, init: object) -> object:
+        if init != "base" and (isinstance(init, bool) or not isinstance(init, int) or init < 1):
+            raise ValueError(
+                f"{init!r} is neither base nor the number of a version of the registered adapter (an alias would move "
+                "under you); `medtune status` names the newest"
+            )
+        return init
 
     @model_validator(mode="after")
     def _consistent(self) -> "Train":

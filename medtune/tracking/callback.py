@@ -17,11 +17,13 @@ from medtune.tracking.store import connect
 
 log = logging.getLogger(__name__)
 
+# beside the curve, what the machine made of it: live only, since it is no property of the candidate
+LIVE = (*CURVE, "tflops", "matmul_share", "peak_memory_gib", "padding_share")
 PATIENCE = 30.0  # seconds that the end of training waits for the last points
 
 
 class MlflowCallback(TrainerCallback):
-    """Sends loss, eval_loss, learning_rate, grad_norm and tokens_per_second to one run.
+    """Sends loss, eval_loss, learning_rate, grad_norm, tokens_per_second and the rest of LIVE to one run.
 
     tokens_per_second is taken from the trainer's log, or else from the growth of TRL's num_tokens between two logs.
     A run that is taken up from a checkpoint repeats steps; those the run has already are not sent twice.
@@ -44,7 +46,7 @@ class MlflowCallback(TrainerCallback):
             return
         logs = self._with_speed(logs)
         now = time.time_ns() // 1_000_000
-        for key in CURVE:
+        for key in LIVE:
             if logs.get(key) is not None:  # a number, or a tensor with one
                 self._points.put((key, float(logs[key]), now, state.global_step))
 
@@ -70,7 +72,7 @@ class MlflowCallback(TrainerCallback):
             from mlflow.entities import Metric
 
             client = connect(self.uri)
-            sent = {key: {m.step for m in client.get_metric_history(self.run_id, key)} for key in CURVE}
+            sent = {key: {m.step for m in client.get_metric_history(self.run_id, key)} for key in LIVE}
             ended = False
             while not ended:
                 batch = [self._points.get()]

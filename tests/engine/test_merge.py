@@ -1,16 +1,18 @@
 """Merging on the tiny base: true to what was trained, by every target, whole or not at all."""
 
 import json
+import weakref
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.tiny import RECORD, job, write_tokens
 from medtune.corpus.template import dress, prompt_ids
 from medtune.engine.load import load_model, load_tokenizer
-from medtune.engine.merge import MergeJob, compare
+from medtune.engine.merge import MergeJob, compare, dequantise
 from medtune.engine.merge import run as merge
 from medtune.engine.train import run as train
 from medtune.params.merge import Merge
@@ -56,6 +58,38 @@ def test_dequantised_merge_is_the_model_that_was_trained(tiny_base, tokens, adap
     assert certificate["top1_agreement"] == 1.0
     assert certificate["rows"] == 4
     assert json.loads((tmp_path / "merged/certificate.json").read_text())["kl_mean"] == certificate["kl_mean"]
+
+
+def test_the_report_says_time_and_memory_and_the_certificate_does_not(tiny_base, tokens, adapters, tmp_path):
+    """They are the run's, not the model's: equal models must have equal files."""
+    report = merge(merge_job(tiny_base, tokens, adapters["lora"], tmp_path / "merged"))
+    assert report["peak_memory_bytes"] > 50 * 2**20  # python and torch alone are more
+    assert report["seconds"] > 0
+    written = json.loads((tmp_path / "merged/certificate.json").read_text())
+    assert set(report) - set(written) == {"bytes", "seconds", "peak_memory_bytes"}
+
+
+@pytest.mark.parametrize("storage", ["uint8", "bfloat16"])
+def test_dequantising_frees_each_layer_and_changes_no_bit(tiny_base, storage):
+    """A model that keeps its NF4 layers until the last is dequantised needs both whole: 27 GB at 10.7 B."""
+    settings = {"quantization": "nf4", "quant_storage": storage, "device": CPU, "dtype": torch.float32}
+    expected = load_model(tiny_base, **settings).dequantize().state_dict()
+    model = load_model(tiny_base, **settings)
+    layers = [weakref.ref(module) for module in model.modules() if isinstance(module, Linear4bit)]
+    standing = []
+    setter = type(model).set_submodule
+
+    class Watched(type(model)):
+        def set_submodule(self, *args, **kwargs):
+            standing.append(sum(layer() is not None for layer in layers))
+            return setter(self, *args, **kwargs)
+
+    model.__class__ = Watched
+    found = dequantise(model).state_dict()
+    assert standing == list(range(len(layers), 0, -1))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not hasattr(model.config, "quantization_config")
 
 
 def test_other_targets_are_further_away_and_say_so(tiny_base, tokens, adapters, tmp_path):

@@ -1,5 +1,6 @@
 """A small job on the tiny base: real tokens, a real quantised model, a few steps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from medtune.corpus.template import dress
@@ -73,3 +74,11 @@ def job(base: Path, tokens: Path, folder: Path, lora: dict | None = None, **trai
         out=folder / "adapter",
         checkpoints=folder / "checkpoints",
     )
+
+
+def sharded_job(base: Path, tokens: Path, folder: Path, **train: object) -> Job:
+    """The job for several processes: NF4 words stored as bfloat16, an optimizer whose moments can be cut."""
+    made = job(base, tokens, folder, {"dropout": 0.0}, **({"sharding": "fsdp", "optimizer": "adamw_torch"} | train))
+    record = RECORD | {"quant_storage": "bfloat16"}
+    quantization = {key: record[key] for key in ("quantization", "double_quant", "quant_storage")}
+    return replace(made, quantization=quantization, sidecar=made.sidecar | {"base": record})
