@@ -224,9 +224,10 @@ def is_oom(error: BaseException) -> bool:
     import torch
 
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+    mine = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(mark in text for mark in ("out of memory", "can't allocate memory"))
     )
+    return mine or (error.__context__ is not None and is_oom(error.__context__))
 
 
 def explain_oom(

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 from medtune.engine.fused.backbone import Fused, unsupported
 from medtune.engine.leaks import check_samples_apart
+from medtune.engine.memory import EIGHT_BIT_FROM
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
     from medtune.engine.choice import Choice
+
+
+BLOCK = 256  # values of a moment that share a scale in bitsandbytes' 8-bit optimizers
 
 
 def why_not(model: "PeftModel", dtype: "torch.dtype") -> str | None:
@@ -43,14 +47,17 @@ def prepare(model: "PeftModel", dtype: "torch.dtype", choice: "Choice") -> Fused
     check_samples_apart(model.get_base_model(), fused.scratch.device)
     if fused.scratch.device.type == "cuda" and not choice.offload_inputs:
         fused.record(choice.estimate.tokens)
+        check_samples_apart(model.get_base_model(), fused.scratch.device, recorded=True)
+    if any(group.dropout for group in fused.groups):
+        print("lora.dropout above 0: each adapter's input is masked anew, two passes over it more than without")
     return fused
 
 
 class FlatOptimizer:
     """Mixin for a Trainer: the optimizer steps one flat weight, of which the adapter's weights are views.
 
-    Elementwise optimizers give the same result. The 8-bit ones quantise their moments in blocks of 256 values; blocks
-    follow the flat order, and differ from those of separate weights only where a weight is no multiple of 256 long.
+    The result is the same. bitsandbytes' 8-bit optimizers quantise their moments in blocks of 256 values and keep those
+    of weights under 4,096 values in fp32: weights that are small, or no multiple of 256 long, stay apart there.
     """
 
     def create_optimizer(self, model=None):
@@ -58,12 +65,18 @@ class FlatOptimizer:
 
         if self.optimizer is not None:
             return self.optimizer
-        weights = [p for p in self.model.parameters() if p.requires_grad]
+        cls, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        blocks = cls.__module__.startswith("bitsandbytes")
+        weights = [p for p in trained if not blocks or (p.numel() >= EIGHT_BIT_FROM and p.numel() % BLOCK == 0)]
+        if not weights:
+            return super().create_optimizer(*(() if model is None else (model,)))
         flat = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in weights]))
         for weight, piece in zip(weights, flat.detach().split([p.numel() for p in weights]), strict=True):
             weight.data = piece.view(weight.shape)
-        cls, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer = cls([{"params": [flat], "weight_decay": self.args.weight_decay}], **settings)
+        known = {id(p) for p in weights}
+        apart = [p for p in trained if id(p) not in known]
+        self.optimizer = cls([{"params": [flat, *apart], "weight_decay": self.args.weight_decay}], **settings)
 
         def gather(*_):
             flat.grad = torch.cat([p.grad.flatten() for p in weights])
@@ -73,7 +86,7 @@ class FlatOptimizer:
 
         self.optimizer.register_step_pre_hook(gather)
         self.optimizer.register_step_post_hook(release)
-        if flat.is_cuda and cls.__module__.startswith("bitsandbytes"):
+        if flat.is_cuda and blocks:
             _step_without_waiting(self.optimizer)
         return self.optimizer
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def leak(model: "PreTrainedModel", batch: "dict[str, torch.Tensor | int]", start: int) -> float:
+def leak(model: "PreTrainedModel", batch: "dict[str, torch.Tensor | int]", start: int, recorded: bool = False) -> float:
     """How far the logits from position `start` of a packed row move, at most, when the tokens before it change.
 
-    batch: what the model's forward takes. Zero where samples are apart; the model's own arithmetic is the same in both
-    calls, so that not even rounding differs.
+    batch: what the model's forward takes. recorded: as in training, where the layers may be CUDA graphs. Zero where
+    samples are apart; the model's own arithmetic is the same in both calls, so that not even rounding differs.
     """
     import torch
 
@@ -27,27 +27,32 @@ def leak(model: "PreTrainedModel", batch: "dict[str, torch.Tensor | int]", start
     other[:, :start] = (ids[:, :start] + 1) % model.config.vocab_size
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        first, second = (model(**{**batch, "input_ids": x}, use_cache=False).logits[0, start:] for x in (ids, other))
+    with torch.set_grad_enabled(recorded):
+        first, second = (
+            model(**{**batch, "input_ids": x}, use_cache=False).logits[0, start:].detach().clone() for x in (ids, other)
+        )
     model.train(was_training)
     return float((first.float() - second.float()).abs().max())
 
 
-def check_samples_apart(model: "PreTrainedModel", device: "torch.device") -> None:
-    """EngineError where a change of one sample moves the logits of the next in the same row, or does nothing at all."""
+def check_samples_apart(model: "PreTrainedModel", device: "torch.device", recorded: bool = False) -> None:
+    """EngineError where a change of one sample moves the logits of the next in the same row, or does nothing at all.
+
+    recorded: ask the layers as training runs them, graphs and their filling included.
+    """
     vocabulary = model.config.vocab_size
     lengths = (13, 21)
     samples = [{"input_ids": [7 * (n + 1) * i % vocabulary for i in range(n)]} for n in lengths]
     batch = PackingCollator()([sample | {"labels": sample["input_ids"]} for sample in samples])
     batch.pop("labels")
     batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
-    moved = leak(model, batch, lengths[0])
+    moved = leak(model, batch, lengths[0], recorded)
     if moved:
         raise EngineError(
             f"packed samples see each other: changing one moved the logits of the next by {moved:.3g}; "
             "set train.engine: reference, and tell us your versions of torch and transformers"
         )
-    if not leak(model, batch, lengths[0] - 1):
+    if not leak(model, batch, lengths[0] - 1, recorded):
         raise EngineError(
             "the probe for leaks between packed samples is blind here: changing a sample does not even move its own "
             "logits; set train.engine: reference"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class ExactValidation:
     """Mixin before trl's SFTTrainer: the validation loss is the mean over target tokens, however rows were batched.
 
-    The Trainer takes the mean of its batches' means, which moves with the batch size and with the engine.
+    The Trainer takes the mean of its batches' means, which moves with the batch size and with the engine. Over several
+    ranks, rows that fill up the last batch count twice, as they do in the Trainer.
     """
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -27,6 +27,8 @@ PAGED_FROM = 100_000  # bitsandbytes pages the optimizer state of larger tensors
 EIGHT_BIT_FROM = 4096  # and keeps that of smaller ones in fp32
 HEAD_TOKENS, HEAD_WORDS = 4096, 32768  # trl's tile of logits (TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE)
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+GRAPHED_LENGTHS = 24  # lengths of a step that are recorded as CUDA graphs at most; others take the next longer one
+GRAPH_BYTES = 700_000  # of the driver, a layer of one length: 0.6 GiB for 18 lengths of 48 layers on an H100
 RANK_ROUND = 16  # the fused layers pad a group's rank to this
 
 
@@ -115,6 +117,7 @@ def estimate(
     graphed = fast and cuda and not offload
     graphs = 3 * entry * tokens if graphed else 0  # input, output and its gradient, fixed places for all lengths
     head = _head_work(shape, tokens, targets, unit, cuda) if graphed else 0
+    recorded = GRAPHED_LENGTHS * shape.layers * GRAPH_BYTES if graphed else 0
     return Estimate(
         weights=weights,
         adapters=adapter // shards,
@@ -123,7 +126,7 @@ def estimate(
         activations=fullest[0],
         transient=fullest[1] + scratch + gathered,
         fixed=WORKSPACE + graphs if cuda else 0,
-        outside=CONTEXT + head if cuda else PROCESS,
+        outside=CONTEXT + head + recorded if cuda else PROCESS,
         per_token=kept,
         tokens=tokens,
     )

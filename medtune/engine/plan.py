@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medtune.engine.choice import SLACK, Choice, available_ram, choose, longest_step, mends
+from medtune.engine.choice import (
+    SLACK,
+    Choice,
+    available_ram,
+    choose,
+    likely_longest_step,
+    longest_step,
+    mends,
+)
 from medtune.engine.device import visible_gpus
 from medtune.engine.memory import GIB, Estimate, estimate, fused
 from medtune.engine.shapes import Shape, read_shape
@@ -139,7 +147,7 @@ def make_plan(
     lengths = list(lengths) if measured else [tokenize.max_length] * samples
     longest = max(lengths)
     fast = fused(shape, train)
-    tokens = longest_step(lengths, samples) if fast else longest_step(lengths, train.batch_size, padded=True)
+    tokens = likely_longest_step(lengths, samples) if fast else longest_step(lengths, train.batch_size, padded=True)
     settings = {"longest": longest, "cuda": cuda, "shards": shards}
     problem = None
     try:

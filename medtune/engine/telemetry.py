@@ -17,7 +17,8 @@ class Progress(TrainerCallback):
 
     The keys: tokens_per_second (padding not counted), tflops (achieved TFLOP/s of model work on those tokens),
     matmul_share (of the ceiling, 0 to 1), peak_memory_gib (torch's allocator so far; on CUDA alone), padding_share (of
-    what the model computed since the last log, 0 to 1). They are counted on the host: nothing here waits for a GPU.
+    what the collator handed on since the last log, 0 to 1; graphs fill rows up by some 1 % more). They are counted on
+    the host: nothing here waits for a GPU.
     Where several ranks train together each has a Progress, and all but peak_memory_gib are figures of all of them.
 
     watched: the collator that counts what passes (without it, speed comes from trl's count, and padding is unknown).

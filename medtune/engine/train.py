@@ -51,6 +51,7 @@ from medtune.params.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
@@ -100,7 +101,7 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
     config = AutoConfig.from_pretrained(job.base, local_files_only=True)
     lengths = [len(ids) for ids in splits["train"]["input_ids"]]
     check_settings(train, max(lengths + [len(ids) for ids in splits["validation"]["input_ids"]]), config)
-    way = _way(job, config, lengths, ranks)
+    way = _way(job, config, splits["train"], ranks)
     print(way.choice.reason)
     ceiling = matmul_ceiling(device, dtype)  # before the weights: it takes some room of its own for a moment
 
@@ -117,7 +118,7 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.3%})")
     if way.fast and (reason := fast.why_not(model, dtype)):
         print(f"the reference engine trains this one: {reason}")
-        way = _way(job, config, lengths, ranks, reference=True)
+        way = _way(job, config, splits["train"], ranks, reference=True)
         print(way.choice.reason)
     if way.fast:
         fast.prepare(model, dtype, way.choice)
@@ -224,7 +225,7 @@ def _splits(job: Job) -> dict:
     return splits
 
 
-def _way(job: Job, config, lengths: list[int], ranks: Ranks, reference: bool = False) -> Way:
+def _way(job: Job, config, rows: "Dataset", ranks: Ranks, reference: bool = False) -> Way:
     """The engine, and what of the recipe's `auto` fits this machine. EngineError where nothing does."""
     import torch
 
@@ -242,9 +243,17 @@ def _way(job: Job, config, lengths: list[int], ranks: Ranks, reference: bool = F
     if device.type == "cuda" and train.memory_limit_gib:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
-    longest = likely_longest_step(lengths, samples) if quick else longest_step(lengths, train.batch_size, padded=True)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    if quick:
+        tokens = likely_longest_step(lengths, samples)
+    else:
+        passes = train.batch_size
+        if "seq_lengths" in rows.column_names:  # it takes bins apart again and pads their rows
+            passes *= max(map(len, rows["seq_lengths"]))
+            lengths = [length for one in rows["seq_lengths"] for length in one]
+        tokens = longest_step(lengths, passes, padded=True)
     choice = choose(
-        shape, job.lora, train, SimpleNamespace(**job.quantization), longest, limit,
+        shape, job.lora, train, SimpleNamespace(**job.quantization), tokens, limit,
         lengths=lengths, longest=max(lengths), cuda=device.type == "cuda", shards=ranks.count,
     )  # fmt: skip
     if quick:

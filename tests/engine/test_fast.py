@@ -257,6 +257,34 @@ def test_one_flat_weight_steps_as_separate_ones_do(tmp_path):
     assert model[1].weight.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
 
 
+def test_eight_bit_moments_are_those_of_separate_weights(tmp_path):
+    """bitsandbytes: blocks of 256 values, and fp32 moments for weights under 4,096 values. To the bit, both kinds."""
+    import bitsandbytes
+
+    class Flat(FlatOptimizer, Trainer):
+        pass
+
+    def build():
+        torch.manual_seed(8)
+        sizes = [(64, 96), (96, 64), (64, 16), (16, 300)]  # two large, one small, one of 4,800: not whole blocks
+        return torch.nn.Sequential(*[torch.nn.Linear(a, b, bias=False) for a, b in sizes])
+
+    model, twin = build(), build()
+    args = TrainingArguments(str(tmp_path), optim="adamw_8bit", learning_rate=1e-2, use_cpu=True, report_to=[])
+    optimizer = Flat(model=model, args=args).create_optimizer()
+    assert [weight.numel() for weight in optimizer.param_groups[0]["params"]] == [2 * 6144, 1024, 4800]
+    plain = bitsandbytes.optim.AdamW8bit(list(twin.parameters()), lr=1e-2, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(9)
+    for _ in range(4):
+        x = torch.randn(4, 64, generator=generator)
+        for each, step in ((model, optimizer), (twin, plain)):
+            each.zero_grad()
+            each(x).square().sum().backward()
+            step.step()
+    for found, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_rows_are_uneven(tokens):
     """The runs above would prove little with rows of one length."""
     from datasets import load_from_disk

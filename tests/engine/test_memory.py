@@ -188,7 +188,7 @@ def test_the_paged_optimizer_of_the_fast_engine_is_outside_of_torch():
 
 
 def test_measured_peaks():
-    """One H100, KULLM3's shape, figures of benchmarks/RESULTS.md; tolerances are the issue's 15%."""
+    """KULLM3's shape on one H100, within 15%."""
     shape = read_shape(SOLAR)
     assert shape.quantised == 10_468_982_784
     lora = Lora(r=4, alpha=8, targets="all-linear")
@@ -201,6 +201,13 @@ def test_measured_peaks():
     # between none and all recomputed, a layer more is a layer's activations less
     halves = [estimate(shape, lora, TRAIN, NF4, 2560, 512, recomputed=k).peak for k in range(49)]
     assert halves[:47] == sorted(halves[:47], reverse=True)
+    # measured on an H100: the fast rows of benchmarks/RESULTS.md, planned for their longest step
+    for measured, way in (
+        (36.05, {"residency": "bf16"}),
+        (21.21, {"recomputed": 2}),
+        (6.71, {"recomputed": 48, "offload": True}),
+    ):
+        assert estimate(shape, lora, TRAIN, NF4, 3602, 512, **way).peak / GIB == pytest.approx(measured, rel=0.15)
     # transformers' own layers, eight rows padded to 512, measured at 31.8 GiB with 301 tokens a row on average
     assert estimate(shape, lora, REFERENCE, NF4, 8 * 301, 512).peak / GIB == pytest.approx(31.8, rel=0.15)
 
@@ -217,4 +224,4 @@ def test_seventy_billion_over_two_gpus():
     lora = Lora(r=16, alpha=16, targets="all-linear")
     found = estimate(shape, lora, train, base, 2048, 512, recomputed=80, shards=2)
     assert (found.weights + found.adapters + found.optimizer) / GIB == pytest.approx(20, rel=0.05)
-    assert found.peak / GIB == pytest.approx(29, rel=0.15)
+    assert found.peak / GIB == pytest.approx(25.31, rel=0.15)  # benchmarks.sharded; 29 by a script without the Trainer

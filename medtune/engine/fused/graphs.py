@@ -9,12 +9,14 @@ comes; all share one pool of memory, since no two are in flight at once.
 """
 
 import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from medtune.engine.fused.attention import Segments
 from medtune.engine.fused.layer import Batch
+from medtune.engine.memory import GRAPHED_LENGTHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,10 @@ class Graphs:
             most = max(tokens, -(-self.tokens // STEP) * STEP)
             self.streams = [h.new_zeros(most, h.shape[1]) for _ in range(3)]
             self.made[(most, *key[1:])] = Pair(self, (most, *key[1:]), h, batch)
+        if key not in self.made and len(self.made) >= GRAPHED_LENGTHS:
+            # Each pair costs the driver some memory: a rare length takes the next longer one that is there
+            longer = [made for made in self.made if all(a >= b for a, b in zip(made[:3], key[:3], strict=True))]
+            key = min((made for made in longer if made[3] == key[3]), default=key)
         if key not in self.made:
             self.made[key] = Pair(self, key, h, batch)
         return self.made[key]
@@ -68,6 +74,7 @@ class Graphs:
     def record(self, graph: torch.cuda.CUDAGraph, run: "Callable[[], T]") -> "T":
         """What run() gives, and its launches in the graph. Not by torch.cuda.graph: that collects garbage each time."""
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # while a graph is recorded, the allocator cannot give back what it holds
         self.stream.wait_stream(torch.cuda.current_stream())
         collecting = gc.isenabled()
         gc.disable()  # a tensor that dies meanwhile would free memory in the middle of the recording
@@ -76,8 +83,11 @@ class Graphs:
                 graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                 try:
                     result = run()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # the recording is broken; what broke it is the error to tell
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         finally:
             if collecting:
                 gc.enable()

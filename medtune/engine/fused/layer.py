@@ -1,7 +1,7 @@
 """One decoder layer of the Llama family, forward and backward by hand: a frozen base, LoRA on any of its seven linears.
 
 Only what backward cannot cheaply make again is kept: the two residual streams, q k v after rotation, the attention's
-output and gate and up: 2 (2 D + 2 Q + 2 K + D + 2 F) bytes a token in 16 bit. Norms and silu * up are made again in the
+output and gate and up: 2 (2 D + 2 Q + 2 K + 2 F) bytes a token in 16 bit. Norms and silu * up are made again in the
 passes that read their inputs anyway. The residual sum of a layer is taken by the next one's first pass, so that layers
 hand on two tensors, h and y, with h + y the hidden state.
 """
