@@ -9,6 +9,7 @@ import platform
 import resource
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ from medtune.engine.variants import continue_from
 from medtune.params.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -106,10 +107,11 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
     ceiling = matmul_ceiling(device, dtype)  # before the weights: it takes some room of its own for a moment
 
     print(f"loading {job.sidecar['base']['id']} ({job.quantization['quantization']}) on {device}, computing in {dtype}")
-    if ranks.sharded:
-        model = load_mapped(job.base, job.sidecar["base"]["fingerprint"], ranks, dtype, **job.quantization)
-    else:
-        model = load_model(job.base, **job.quantization, device=device, dtype=dtype)
+    with _memory_told(job, way.choice, config, lengths):
+        if ranks.sharded:
+            model = load_mapped(job.base, job.sidecar["base"]["fingerprint"], ranks, dtype, **job.quantization)
+        else:
+            model = load_model(job.base, **job.quantization, device=device, dtype=dtype)
     vocabulary_fits(model, tokenizer)
     model = attach(model, job.lora, train.seed, job.base)
     if job.init:
@@ -121,7 +123,8 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
         way = _way(job, config, splits["train"], ranks, reference=True)
         print(way.choice.reason)
     if way.fast:
-        fast.prepare(model, dtype, way.choice)
+        with _memory_told(job, way.choice, config, lengths):  # on CUDA it records the longest step
+            fast.prepare(model, dtype, way.choice)
     collator = Watched(PackingCollator() if way.fast else PaddingCollator(tokenizer.pad_token_id))
     for split in splits.values():
         check_batches(split, collator.collator, way.batch)
@@ -147,17 +150,12 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
         print("this candidate is trained to the end already; its adapter is taken from there")
         _restore(trainer, resumed, train.keep, ranks)
     else:
-        # The model and the libraries stay to the end. Python's collector need not walk over them in every step, which
-        # takes longer than a small step itself
+        # The model and the libraries stay to the end: Python's collector need not walk over them again and again
         gc.collect()
         gc.freeze()
         try:
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        except Exception as error:
-            if is_oom(error):
-                base = SimpleNamespace(**job.quantization)
-                raise explain_oom(error, way.choice, config, train, base, max(lengths)) from error
-            raise
+            with _memory_told(job, way.choice, config, lengths):
+                trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         finally:
             gc.unfreeze()
 
@@ -195,6 +193,18 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
         prune_done(job.checkpoints, job.sidecar["candidate"])
     ranks.leave()
     return figures
+
+
+@contextmanager
+def _memory_told(job: Job, choice: Choice, config, lengths: list[int]) -> "Iterator[None]":
+    """Memory that runs out in the block ends it with an EngineError that says what to change."""
+    try:
+        yield
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        base = SimpleNamespace(**job.quantization)
+        raise explain_oom(error, choice, config, job.train, base, max(lengths)) from error
 
 
 @dataclass(frozen=True)

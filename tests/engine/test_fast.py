@@ -285,6 +285,19 @@ def test_eight_bit_moments_are_those_of_separate_weights(tmp_path):
         assert torch.equal(found, wanted)
 
 
+def test_memory_that_runs_out_before_the_first_step_is_a_sentence_too(tiny_base, tokens, tmp_path, monkeypatch):
+    """On a GPU the longest step is recorded while the layers are prepared."""
+    from medtune.engine.fused.backbone import Fused
+
+    def exhausted(self, packed):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Fused, "make_resident", exhausted)
+    with pytest.raises(EngineError, match=r"out of memory; .* set train\."):
+        run(make(tiny_base, tokens, tmp_path))
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_rows_are_uneven(tokens):
     """The runs above would prove little with rows of one length."""
     from datasets import load_from_disk
