@@ -7,9 +7,8 @@
 A NaN does not stop a trainer by itself: every weight of the adapter becomes NaN, the next checkpoint is "complete", and
 the last good one is deleted two checkpoints later. Here nothing is saved once a number is not finite.
 
-What it costs on CUDA: the loss is read right after trl's compute_loss, which has waited for the forward pass already
-(it calls .item() on the entropy). The gradient norm is copied to pinned memory without waiting and read one forward
-pass later, by when it has long arrived; before a checkpoint, a validation and the end it is waited for.
+What it costs on CUDA: nothing is waited for. Loss and gradient norm are copied to pinned memory and read one forward
+pass later, by when they have long arrived; before a checkpoint, a validation and the end they are waited for.
 """
 
 import math
@@ -106,7 +105,8 @@ class Guarded:
         super().__init__(*args, **kwargs)
         self._batch_rows: tuple[str, ...] = ()  # rows that the model sees now
         self._step_rows: list[str] = []  # rows of the optimizer step so far
-        self._pending: tuple[int, list[str], torch.Tensor, Any] | None = None  # step, rows, norm on the host, event
+        # what, step, rows, number on the host, event after which it is there
+        self._pending: list[tuple[str, int, tuple[str, ...] | list[str], Any, Any]] = []
 
     def training_step(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> "torch.Tensor":
         batch = self.data_collator.consume() if isinstance(self.data_collator, Watched) else None
@@ -119,28 +119,27 @@ class Guarded:
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if training:
             self.settle()  # first: a step that is over broke before this one did
-            value = float((result[0] if isinstance(result, tuple) else result).detach())
-            if not math.isfinite(value):
-                raise broken("loss", value, self.state.global_step + 1, self._batch_rows)
+            loss = (result[0] if isinstance(result, tuple) else result).detach()
+            self._pending.append(("loss", self.state.global_step + 1, self._batch_rows, *_to_host(loss)))
+            if loss.device.type != "cuda":
+                self.settle()
         return result
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         rows, self._step_rows = self._step_rows, []
         if norm is not None and getattr(self.accelerator, "scaler", None) is None:
-            self._pending = (self.state.global_step + 1, rows, *_to_host(norm))
+            self._pending.append(("gradient norm", self.state.global_step + 1, rows, *_to_host(norm)))
         return norm
 
     def settle(self) -> None:
-        """Judge the gradient norm of the last step, waiting for it where it is not on the host yet."""
-        if self._pending is None:
-            return
-        step, rows, norm, event = self._pending
-        self._pending = None
-        if event is not None:
-            event.synchronize()
-        if not math.isfinite(norm := float(norm)):
-            raise broken("gradient norm", norm, step, rows)
+        """Judge the numbers that were not read yet, in the order of their making."""
+        pending, self._pending = self._pending, []
+        for what, step, rows, number, event in pending:
+            if event is not None:
+                event.synchronize()
+            if not math.isfinite(number := float(number)):
+                raise broken(what, number, step, rows)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # everything that lasts happens in here: the log (which reads the norm anyway), the checkpoint, the validation
@@ -161,7 +160,7 @@ class Guarded:
 
 
 def _to_host(norm: Any) -> tuple[Any, Any]:
-    """A gradient norm on its way to the host: (number or pinned tensor, the event to wait for or None)."""
+    """A number on its way to the host: (number or pinned tensor, the event to wait for or None)."""
     import torch
 
     if not isinstance(norm, torch.Tensor):

@@ -137,7 +137,7 @@ def run(job: Job, callbacks: "Sequence[TrainerCallback]" = ()) -> dict:
     trainer = make_trainer(
         model, tokenizer, collator, splits, train, folder, ranks, dtype, [progress, *(callbacks if ranks.main else ())],
         batch=way.batch, accumulation=way.accumulation, checkpointing=way.checkpointing,
-        mixins=(fast.FlatOptimizer,) if way.fast else (),
+        mixins=(fast.UnwaitedLoss, fast.FlatOptimizer) if way.fast else (),
     )  # fmt: skip
     if ranks.sharded:
         shard(trainer, ranks, way.checkpointing)
