@@ -48,7 +48,7 @@ def reproduce(stage: str, root: Path, due: bool, force: bool = False, lock: int 
 def pipeline(force: list[str] | None = None, root: Path = Path(".")) -> State:
     """Bring every stage of dvc.yaml up to date, in order; `force` names stages that run in any case.
 
-    Ends Completed, in a state named Rejected where the gate turned the candidate down, or Failed with one sentence.
+    Ends Completed, in a state named Rejected or Inconclusive where the gate did not approve, or Failed with a sentence.
     """
     log = get_run_logger()
     root = root.resolve()
@@ -101,7 +101,8 @@ def summary(root: Path, recipe: Recipe, state: State) -> str:
             f"The pipeline is up to date: {state.name}" + (f" ({state.message})" if state.message else ""),
             render(read_status(root, recipe)),
             "",
-            "Where to look   reports/data_docs/index.html   the corpus and its checks",
+            "Where to look   reports/card/card.html         the release card: decision, figures, answers, safety",
+            "                reports/data_docs/index.html   the corpus and its checks",
             "                reports/evaluate/              scores, answers and figures, base against adapter",
             "                make ui                        runs and registered versions in the browser",
             "What next       medtune status                 champion and challenger with the deciding figures",

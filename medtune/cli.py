@@ -127,6 +127,90 @@ def ask(
     print("\n\n(연구용 모델의 답변이며 진료를 대신하지 않습니다. 응급 상황이면 119에 전화하세요.)", file=sys.stderr)
 
 
+@app.command("eval")
+def evaluate(
+    suite: Annotated[str | None, typer.Option(help="a group, task or pattern: kormedmcqa, 'kmmlu_*'")] = None,
+    model: Annotated[str, typer.Option(help="champion, challenger, or the folder of a merged model")] = "champion",
+    data: Annotated[Path | None, typer.Option(help="the suite's files in a folder, as the hub has them")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first so many rows of each task")] = None,
+    shots: Annotated[int | None, typer.Option(help="examples in each prompt; left out, as the task says")] = None,
+    batch_size: Annotated[int, typer.Option(help="prompts at once; halve it where memory runs out")] = 8,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="ask as a chat turn")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="fewer than the task's own, for a quick look")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="name the suites, or with --suite those that match")] = False,
+) -> None:
+    """Score a model on a public suite by lm-evaluation-harness (pip install 'medtune[eval]')."""
+    from medtune.evaluation.harness import evaluate_suite, summary
+    from medtune.evaluation.harness_tasks import suite_names
+
+    if list_:
+        print("\n".join(suite_names(suite)))
+        return
+    if suite is None:
+        raise UserError("medtune eval needs --suite, such as --suite kormedmcqa; `medtune eval --list` names them")
+    recipe = load_recipe()
+    folder = Path(model)
+    if model in ("champion", "challenger"):
+        from medtune.registry.champion import champion_dir
+
+        folder = champion_dir(Path("."), recipe, model)
+    report = evaluate_suite(
+        folder, suite, limit, batch_size, recipe.train.device, data,
+        shots=shots, chat_template=chat_template, max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    print(summary(report))
+    print("written to reports/eval/: figures and settings (.json), answers (.answers.jsonl)")
+
+
+review_app = typer.Typer(
+    help="Let clinicians compare answers without knowing which model wrote them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(review_app, name="review")
+VotesFile = Annotated[Path, typer.Option("--votes", help="JSONL that votes are appended to")]
+ReviewSets = Annotated[str, typer.Option("--sets", help="prompt sets of reports/evaluate/answers.jsonl, by commas")]
+Against = Annotated[
+    str | None,
+    typer.Option(help="base, champion or a folder with evaluate.json and evaluate/; left out, champion if it answered"),
+]
+
+
+@review_app.command("serve")
+def review_serve(
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8390,
+    votes: VotesFile = Path("data/review/votes.jsonl"),
+    sets: ReviewSets = "test,questions",
+    against: Against = None,
+    host: Annotated[str, typer.Option(help="the page has no password: stay on loopback, use ssh -L")] = "127.0.0.1",
+) -> None:
+    """Serve the blind review page until Ctrl-C. Several reviewers may vote at once; no vote is lost on a kill."""
+    from medtune.evaluation.review.server import serve
+
+    serve(Path("."), votes, tuple(sets.split(",")), against, host, port)
+
+
+@review_app.command("import")
+def review_import(
+    file: Annotated[Path, typer.Argument(help="the votes")] = Path("data/review/votes.jsonl"), against: Against = None
+) -> None:
+    """Check and unblind votes, and write reports/review.json for the card and the gate."""
+    from medtune.evaluation.review.votes import REPORT, summarise, write_review
+
+    print(summarise(write_review(Path("."), file, against)))
+    print(f"{REPORT} is written; `dvc repro -f -s register` lets gate and card see it")
+
+
+@review_app.command("status")
+def review_status_command(
+    votes: VotesFile = Path("data/review/votes.jsonl"), sets: ReviewSets = "test,questions", against: Against = None
+) -> None:
+    """Tell how far each reviewer is, and whether reports/review.json is of these votes and answers."""
+    from medtune.evaluation.review.votes import review_status
+
+    print(review_status(Path("."), votes, tuple(sets.split(",")), against))
+
+
 @app.command()
 def ui(
     mlflow_port: Annotated[int, typer.Option(help="port of MLflow")] = 5000,

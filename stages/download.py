@@ -34,7 +34,8 @@ def main() -> None:
     if new:  # after the rows: a kill in between leaves them to be seen again, in the same order
         write_journal(JOURNAL, journal + new)
     print(f"{len(rows):,} rows in {RAW / 'rows.jsonl'}, {len(new):,} of them seen for the first time ({JOURNAL})")
-    write_text(BASE, json.dumps(base.record(), ensure_ascii=False, indent=1) + "\n")
+    record = base.record() | {"parents": [parent.model_dump() for parent in recipe.base.parents]}
+    write_text(BASE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     named = " ".join(filter(None, (base.id, base.revision)))
     print(f"base {named}, licence {base.license or 'unknown'}, fingerprint {base.fingerprint[:12]}")
 

@@ -2,7 +2,7 @@
 
     python -m stages.register
 
-A rejection is a result: the reasons are printed, the champion stays, the exit status is 0.
+Rejected and inconclusive are results: the reasons are printed, the champion stays, the exit status is 0.
 """
 
 import json
@@ -11,14 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medtune.params.errors import RegistryError
+from medtune.params.errors import RecipeError, RegistryError, UserError
+from medtune.params.lines import place
 from medtune.params.recipe import Recipe, load_recipe
 from medtune.registry import tags
 from medtune.registry.card import describe
 from medtune.registry.champion import aliased, verified
-from medtune.registry.evidence import Evidence, decision_key, git_tags, identity_tags, read_evidence
+from medtune.registry.comparison import Rivals, align
+from medtune.registry.evidence import (
+    Evidence,
+    decision_key,
+    git_tags,
+    identity_tags,
+    look_key,
+    read_evidence,
+    scored_rows,
+)
 from medtune.registry.flavor import write_flavor
-from medtune.registry.gate import Decision, decide
+from medtune.registry.gate import Decision, Finding, asks_for_a_look, decide, unknown_figure
+from medtune.registry.licences import check, licence_finding, licence_tags, parts_of
+from medtune.registry.looks import Looks, read_looks, take_look
 from medtune.registry.record import record_run
 from medtune.registry.registrar import (
     ADAPTER_NOTE,
@@ -30,7 +42,8 @@ from medtune.registry.registrar import (
     register,
     registry_lock,
 )
-from medtune.registry.scores import candidate_rows, champion_scores, compare, keep_scores, kept_scores
+from medtune.registry.release import write_release_card
+from medtune.registry.scores import KEPT, champion_scores, keep_scores, kept_scores
 from medtune.registry.versions import ADAPTER, MERGED, keep_version, version_path
 from medtune.tracking.runs import finish
 from medtune.tracking.store import connect, open_store
@@ -43,6 +56,11 @@ SOURCES = {ADAPTER: Path("data/adapter"), MERGED: Path("data/merged")}
 def main(root: Path = Path("."), client: Any = None) -> None:
     recipe = load_recipe(root / "params.yaml")
     evidence = read_evidence(root)
+    rows = scored_rows(root, evidence)
+    if unknown := unknown_figure(recipe.gate, evidence.reports):
+        name, sentence = unknown
+        where = place(root / "params.yaml", "gate", "checks", name, "figure")
+        raise RecipeError(f"{where}: gate.checks.{name}.figure: {sentence}")
     uri = open_store(root)
     if uri.startswith("http"):
         raise RegistryError(
@@ -53,28 +71,62 @@ def main(root: Path = Path("."), client: Any = None) -> None:
     run_id = record_run(uri, root, recipe, evidence)
 
     with registry_lock(root):
-        registration = _registration(client, root, recipe, evidence, run_id)
-        key = decision_key(recipe, evidence)
-        rows = candidate_rows(root)
-
-        def judge(champion: Any | None) -> Decision:
-            return decide(recipe.gate, evidence.reports, _compared(root, recipe, champion, rows))
-
-        done = register(client, registration, key, judge)
-        keep_scores(root, evidence.version, rows)
+        use, waivers = recipe.register_.intended_use, [dict(waiver) for waiver in recipe.register_.waivers]
+        parts = _parts(client, recipe, evidence)
+        licences = check(use, parts, waivers)
+        tagged = licence_tags(use, parts, licences, waivers)
+        registration = _registration(client, root, recipe, evidence, run_id, tagged)
+        rival = _rival(client, root, recipe, evidence, rows["merged"])
+        key = decision_key(recipe, evidence, parts, rival.problem if rival else "")
+        more = [licence_finding(use, licences)]
+        done = register(
+            client, registration, key, lambda champion: _judge(root, recipe, evidence, rows, champion, rival, more)
+        )
+        keep_scores(root, evidence.version, _kept(rows["merged"]))
+        looks = read_looks(root, evidence.holdout, recipe.gate.alpha, recipe.gate.looks)
         champion = aliased(client, recipe.register_.model, tags.CHAMPION)
-    finish(uri, run_id)
 
-    report = _report(recipe, evidence, run_id, done, champion)
+    report = _report(recipe, evidence, run_id, done, champion, looks)
     temporary = root / REPORT.with_name(f".{REPORT.name}.tmp")
     temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, root / REPORT)
-    _tell(report, done)
+    card = write_release_card(
+        client, root, recipe, evidence, done, run_id, report["versions"], licences, report["looks"]
+    )
+    finish(uri, run_id)
+    _tell(report, done, looks, card)
     if recipe.gate.note:
         print(f"note: {recipe.gate.note}")
 
 
-def _registration(client: Any, root: Path, recipe: Recipe, evidence: Evidence, run_id: str) -> Registration:
+def _parts(client: Any, recipe: Recipe, evidence: Evidence) -> list[dict[str, Any]]:
+    """What the model is made from; a candidate that goes on from a version inherits what that one carries."""
+    parts = parts_of(evidence.base, evidence.dataset)
+    if recipe.train.init != "base":
+        name, number = recipe.register_.adapter_model, str(recipe.train.init)
+        parts.append({"what": "parent", "id": f"{name}/{number}", "licence": _carried(client, name, number, "adapter")})
+    if evidence.base.get("source") == "mlflow":
+        name, number = evidence.base["id"], str(evidence.base["revision"])
+        parts.append({"what": "parent", "id": f"{name}/{number}", "licence": _carried(client, name, number, "merged")})
+    return parts
+
+
+def _carried(client: Any, name: str, number: str, half: str) -> str | None:
+    """The licences that a registered version carries; None, which is unknown, where it is gone or never told."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, number).tags.get(f"medtune.licence.{half}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        print(f"{name} version {number} is gone from the registry: what licences it carried is unknown")
+        return None
+
+
+def _registration(
+    client: Any, root: Path, recipe: Recipe, evidence: Evidence, run_id: str, licences: dict[str, str]
+) -> Registration:
     """The version's files in place, and what the registry is to say of them."""
     names, digest = recipe.register_, evidence.version
     known = find(client, names.model, digest) or find(client, names.adapter_model, digest)
@@ -99,27 +151,67 @@ def _registration(client: Any, root: Path, recipe: Recipe, evidence: Evidence, r
         merged=Half(names.model, str(place / MERGED), MERGED_NOTE),
         identity=identity,
         describe=lambda decision, adapter: describe(recipe, evidence, decision, run_id, adapter),
+        licences=licences,
     )
 
 
-def _compared(root: Path, recipe: Recipe, champion: Any | None, rows: list[dict]) -> dict[str, Any] | None:
-    """Candidate and champion on the candidate's test rows; None where there is no champion, or none is asked for."""
-    if champion is None or not recipe.gate.not_worse_than_champion:
+def _judge(
+    root: Path,
+    recipe: Recipe,
+    evidence: Evidence,
+    rows: dict[str, list[dict]],
+    champion: Any | None,
+    rival: Rivals | None,
+    more: list[Finding],
+) -> Decision:
+    """The decision. Its look at the test rows is written down first, so that a kill from here on gives no free one.
+
+    A champion that cannot be compared with costs none: nothing is seen of the rows, and it is asked again once mended.
+    """
+    gate = recipe.gate
+    # the evaluated model is the trained one; two versions are compared as they are used, merged
+    rivals = {
+        "base": Rivals("the base", rows["adapter"], rows["base"], len(rows["adapter"])),
+        "champion": champion and rival,
+    }
+    closed = ""
+    if champion is not None and rival is not None and rival.problem:
+        closed = f"the champion cannot be compared with: {rival.problem}"
+    elif asks_for_a_look(gate, champion is not None):
+        against = champion and champion.tags.get(tags.VERSION)
+        key = look_key(recipe, evidence, against)
+        if not take_look(root, evidence.holdout, key, evidence.version, against, gate.alpha, gate.looks):
+            closed = read_looks(root, evidence.holdout, gate.alpha, gate.looks).sentence
+    return decide(gate, evidence.reports, rivals, closed, more)
+
+
+def _rival(client: Any, root: Path, recipe: Recipe, evidence: Evidence, rows: list[dict]) -> Rivals | None:
+    """The champion's scores beside the candidate's; None where no check asks for them or it has no rival."""
+    champion = aliased(client, recipe.register_.model, tags.CHAMPION)
+    if champion is None or champion.tags.get(tags.VERSION) == evidence.version:
         return None
-    digest = champion.tags[tags.VERSION]
-    who = {"number": int(champion.version), "version": digest}
+    if not any(check.against == "champion" for check in recipe.gate.comparisons.values()):
+        return None
+    digest, who = champion.tags.get(tags.VERSION), f"champion version {champion.version}"
     ids = [row["row_id"] for row in rows]
-    theirs = kept_scores(root, digest, ids)
-    if theirs is None:
-        try:
+    try:
+        if digest is None:
+            verified(root, champion)  # raises: nothing of ours was registered under the alias
+        theirs = kept_scores(root, digest, ids)
+        if theirs is None:
             theirs = champion_scores(root, recipe, digest, verified(root, champion), ids)
-        except RegistryError as error:  # a damaged champion stops no work; nobody is approved over it
-            print(f"the champion cannot be scored: {error}")
-            return who | {"rows": 0}
-    return who | compare(rows, theirs)
+    except UserError as error:  # a damaged champion stops no work; nobody is approved over it
+        return Rivals(who, [], [], len(rows), f"its rows cannot be scored ({error})")
+    return Rivals(who, *align(rows, theirs), len(rows))
 
 
-def _report(recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, champion: Any | None) -> dict[str, Any]:
+def _kept(rows: list[dict]) -> list[dict]:
+    return [{key: row[key] for key in KEPT} for row in rows]
+
+
+def _report(
+    recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, champion: Any | None, looks: Looks
+) -> dict[str, Any]:
     names = recipe.register_
     return {
         "decision": done.decision.outcome,
@@ -133,22 +225,25 @@ def _report(recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, c
             "merged": {"model": names.model, "number": done.merged},
         },
         "champion": champion and {"number": int(champion.version), "version": champion.tags.get(tags.VERSION)},
+        "looks": looks.record(),
     }
 
 
-def _tell(report: dict[str, Any], done: Registered) -> None:
+def _tell(report: dict[str, Any], done: Registered, looks: Looks, card: Path) -> None:
     merged, adapter, champion = report["versions"]["merged"], report["versions"]["adapter"], report["champion"]
     for finding in done.decision.findings:
-        print(f"  {'ok ' if finding.passed else ('NO ' if finding.blocks else 'no ')} {finding.sentence}")
+        print(f"  {finding.mark:2}  {finding.sentence}")
     names = f"{merged['model']} version {merged['number']} ({adapter['model']} version {adapter['number']})"
     again = "was registered before and stands as it is" if done.known else "registered"
     print(f"{names} {again}: {report['decision']}")
+    print(looks.sentence)
     if champion is None:
         print(f"{merged['model']} has no champion; the reasons above say what a candidate must reach")
     elif champion["number"] == merged["number"]:
         print(f"it is the champion: models:/{merged['model']}@champion")
     else:
         print(f"the champion is version {champion['number']} ({str(champion['version'])[:12]}), as before")
+    print(f"release card: {card}")
     print('next: medtune status | medtune ask "머리가 아프고 열이 나요." | make ui')
 
 

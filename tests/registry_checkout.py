@@ -19,7 +19,8 @@ from medtune.corpus.tokens import rows_digest
 from medtune.tracking.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTIONS = ("머리가 아파요.", "열이 나요.", "기침이 나요.", "배가 아파요.")
+PLACES = ("머리가", "목이", "배가", "허리가", "무릎이", "어깨가", "손목이", "발목이")
+QUESTIONS = tuple(f"{place} {since} 아파요." for place in PLACES for since in ("어제부터", "아침부터", "한 달째"))
 ANSWER = "물을 드시고 쉬세요."
 
 
@@ -35,14 +36,25 @@ class Checkout:
     tiny_adapter: Path
     tiny_base: Path
 
-    def candidate(self, name: str, nll: float = 2.0, questions: tuple[str, ...] = QUESTIONS, **evaluate: Any) -> str:
-        """Write all outs of a candidate called `name`; every test row scores `nll` nats a character. Its version."""
+    def candidate(
+        self,
+        name: str,
+        nll: float = 2.0,
+        questions: tuple[str, ...] = QUESTIONS,
+        gain: float = 0.5,
+        spread: float = 0.02,
+        **evaluate: Any,
+    ) -> str:
+        """Write all outs of a candidate called `name`. Its version.
+
+        Test rows score about `nll` nats a character, and about `gain` more with the base; rows differ by `spread`.
+        """
         rows = [_row(question) for question in questions]
         version = digest(f"version {name}")
         _write(self.root / "data/valid/rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self._models(name, version)
         self._reports(name, version, nll, [row["row_id"] for row in rows], evaluate)
-        self._scores(nll, rows)
+        self._scores(name, nll, gain, spread, rows)
         return version
 
     def params(self, old: str, new: str) -> None:
@@ -51,7 +63,15 @@ class Checkout:
         _write(self.root / "params.yaml", text.replace(old, new))
 
     def _models(self, name: str, version: str) -> None:
-        sidecar = json.dumps({"candidate": digest(name), "version": version, "template": "chat", "system": None})
+        sidecar = json.dumps(
+            {
+                "candidate": digest(name),
+                "version": version,
+                "template": "chat",
+                "system": None,
+                "identity": {"tokens": digest("tokens")},
+            }
+        )
         for out, source in (("adapter", self.tiny_adapter), ("merged", self.tiny_base)):
             folder = self.root / "data" / out
             shutil.rmtree(folder, ignore_errors=True)  # as DVC does before it runs a stage
@@ -82,6 +102,8 @@ class Checkout:
                 "top1_agreement": 1.0,
             },
             "evaluate": {
+                "candidate": digest(name),
+                "version": version,
                 "test_digest": rows_digest(ids),
                 "rows": len(ids),
                 "base": {**scores, "nll_per_char": nll + 0.5},
@@ -98,7 +120,7 @@ class Checkout:
         dataset = {"source": "sample", "id": "medtune-sample", "revision": "v1", "license": "CC0-1.0", "files": []}
         _write(self.root / "data/raw/dataset.json", json.dumps(dataset))
 
-    def _scores(self, nll: float, rows: list[dict]) -> None:
+    def _scores(self, name: str, nll: float, gain: float, spread: float, rows: list[dict]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -107,16 +129,21 @@ class Checkout:
                 "model": model,
                 "row_id": row["row_id"],
                 "cluster": row["cluster"],
-                "nll": nll * len(ANSWER),
+                "nll": (mean + spread * _noise(f"{who} {row['row_id']}")) * len(ANSWER),
                 "tokens": 20,
                 "chars": len(ANSWER),
                 "eos_after_reference": True,
             }
-            for model in ("base", "adapter", "merged")
+            for model, mean, who in (("base", nll + gain, "base"), ("adapter", nll, name), ("merged", nll, name))
             for row in rows
         ]
         (self.root / "reports/evaluate").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(table), self.root / "reports/evaluate/rows.parquet")
+
+
+def _noise(key: str) -> float:
+    """Between -1.7 and 1.7, evenly, always the same for a key: a standard deviation of 1."""
+    return (int(digest(key)[:8], 16) / 2**32 - 0.5) * 12**0.5
 
 
 def _row(question: str) -> dict:

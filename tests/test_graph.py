@@ -195,8 +195,10 @@ def edit(path: Path):
         ("medtune/corpus/sources.py", ["download"]),
         ("medtune/corpus/labels.py", ["tokenize", "train", "merge", "evaluate", "register"]),
         ("medtune/engine/train.py", ["train"]),
-        ("medtune/engine/merge.py", ["merge"]),
+        ("medtune/engine/merge.py", ["merge", "evaluate"]),  # whose answers come from weights unpacked the same way
         ("medtune/evaluation/scores.py", ["evaluate", "register"]),
+        ("medtune/evaluation/rules/emergency.py", ["evaluate"]),
+        ("medtune/evaluation/release_card/page.py", ["register"]),
         ("medtune/registry/gate.py", ["register"]),
         ("stages/tokenize.py", ["tokenize"]),
         ("stages/stage.py", STAGES),
@@ -215,7 +217,7 @@ def test_an_edited_file_is_listed_for_the_stages_that_import_it(copy, file, runs
     [
         ("learning_rate: 1.0e-3", "learning_rate: 2.0e-3", ["train"]),
         ("r: 8 ", "r: 16", ["train"]),
-        ("max_length: 512", "max_length: 256", ["tokenize", "train"]),
+        ("max_length: 512", "max_length: 256", ["tokenize", "train", "evaluate"]),
         ("near_duplicate: 0.8 ", "near_duplicate: 0.7 ", ["validate"]),
         ("attempts: 5", "attempts: 6", ["download"]),
         ("format: auto", "format: alpaca", ["download", "validate"]),

@@ -1,5 +1,6 @@
 """Pictures for people who look rather than read; PNG, so that they open anywhere and need no network."""
 
+import math
 from pathlib import Path
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a8f98"
@@ -26,10 +27,12 @@ def base_against_adapter(base: list[dict], adapter: list[dict], difference: dict
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
     x, y = ([s["nll"] / s["chars"] for s in scores] for scores in (base, adapter))
-    low, high = min(x + y) * 0.95, max(x + y) * 1.05
+    finite = [value for value in x + y if math.isfinite(value)] or [0.0, 1.0]  # NaN is the gate's to judge
+    low, high = min(finite) * 0.95, max(finite) * 1.05
     axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle="--", label="no difference")
     axes.scatter(x, y, s=18, color=BLUE, alpha=0.7, label="a test row")
     better = sum(b < a for a, b in zip(x, y, strict=True))
+    mean = "is no number" if difference["mean"] is None else f"{difference['mean']:+.3f}"
     interval = (
         f"[{difference['low']:+.3f}, {difference['high']:+.3f}]" if difference["low"] is not None else "no interval"
     )
@@ -38,7 +41,7 @@ def base_against_adapter(base: list[dict], adapter: list[dict], difference: dict
         ylim=(low, high),
         xlabel="base: nats per character",
         ylabel="adapter: nats per character",
-        title=f"Adapter minus base {difference['mean']:+.3f} {interval}\nbetter on {better} of {len(x)} rows",
+        title=f"Adapter minus base {mean} {interval}\nbetter on {better} of {len(x)} rows",
     )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from medtune.corpus.labels import IGNORED
 from medtune.engine.batching import PaddingCollator
+from medtune.params.errors import EvaluationError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,41 +24,71 @@ def score_rows(
 
     row_id, cluster; nll: negative log-likelihood of the answer and its EOS in nats, summed; tokens: how many that is;
     chars: characters of the answer; eos_after_reference: whether EOS is the model's first choice where the answer ends.
-    Rows go through in batches of similar length.
+    Rows go through in batches of similar length; where the GPU's memory runs out, half as many go at once.
+    EvaluationError where one row alone does not fit.
     """
+    order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
+    scores: list[dict | None] = [None] * len(dataset)
+    start = 0
+    while start < len(order):
+        indices = order[start : start + batch_size]
+        found = _batch(model, [dataset[i] for i in indices], pad_id)
+        if found is None:
+            if batch_size == 1:
+                raise EvaluationError(
+                    f"the GPU has no room to score one row of {len(dataset[indices[0]]['input_ids'])} tokens; lower "
+                    "tokenize.max_length, or free the GPU"
+                )
+            batch_size = max(1, len(indices) // 2)
+            print(f"the GPU's memory ran out with {len(indices)} rows at once; going on with {batch_size}")
+            continue
+        for i, score in zip(indices, found, strict=True):
+            scores[i] = score
+        start += len(indices)
+        if progress:
+            progress(start, len(order))
+    return scores
+
+
+def _batch(model: "PreTrainedModel | PeftModel", samples: list[dict], pad_id: int) -> list[dict] | None:
+    """Scores of one batch; None where the GPU's memory ran out."""
+    import torch
+
+    try:
+        return _scored(model, samples, pad_id)
+    except torch.cuda.OutOfMemoryError:
+        pass  # outside of the handler, which holds the frames and so the batch's tensors
+    torch.cuda.empty_cache()
+    return None
+
+
+def _scored(model: "PreTrainedModel | PeftModel", samples: list[dict], pad_id: int) -> list[dict]:
     import torch
     import torch.nn.functional as F
 
     device = next(model.parameters()).device
-    collator = PaddingCollator(pad_id)
-    order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
-    scores: list[dict | None] = [None] * len(dataset)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        samples = [dataset[i] for i in indices]
-        batch = {name: tensor.to(device) for name, tensor in collator(samples).items()}
-        labels = batch.pop("labels")
-        # Logits are only needed from the first trained token on: the prompt is a good part of a batch
-        first = int((labels != IGNORED).int().argmax(dim=1).min())
-        keep = labels.shape[1] - first + 1
-        with torch.inference_mode():
-            logits = model(**batch, use_cache=False, logits_to_keep=keep).logits[:, -keep:-1].float()
-        targets = labels[:, first:]
-        nll = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-        choice = logits.argmax(dim=-1)
-        for n, i in enumerate(indices):
-            trained = (targets[n] != IGNORED).nonzero().flatten()
-            last = int(trained[-1])
-            scores[i] = {
-                "row_id": samples[n]["row_id"],
-                "cluster": samples[n]["cluster"],
-                "nll": float(nll[n].sum()),
+    batch = {name: tensor.to(device) for name, tensor in PaddingCollator(pad_id)(samples).items()}
+    labels = batch.pop("labels")
+    # Logits are only needed from the first trained token on: the prompt is a good part of a batch
+    first = int((labels != IGNORED).int().argmax(dim=1).min())
+    keep = labels.shape[1] - first + 1
+    with torch.inference_mode():
+        logits = model(**batch, use_cache=False, logits_to_keep=keep).logits[:, -keep:-1]
+    scores = []
+    for sample, row, targets in zip(samples, logits, labels[:, first:], strict=True):
+        trained = (targets != IGNORED).nonzero().flatten()
+        # one row in fp32 at a time: of a large vocabulary, a batch of them would be the most memory of all
+        wide, targets = row[trained].float(), targets[trained]
+        scores.append(
+            {
+                "row_id": sample["row_id"],
+                "cluster": sample["cluster"],
+                "nll": float(F.cross_entropy(wide, targets, reduction="sum")),
                 "tokens": len(trained),
-                "chars": samples[n]["chars"],
-                "eos_after_reference": bool(choice[n, last] == targets[n, last]),
+                "chars": sample["chars"],
+                "eos_after_reference": bool(wide[-1].argmax() == targets[-1]),
             }
-        if progress:
-            progress(min(start + batch_size, len(order)), len(order))
+        )
     return scores
 
 

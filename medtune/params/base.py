@@ -8,15 +8,34 @@ from pydantic import Field, model_validator
 from medtune.params.section import Section
 
 
+class Parent(Section):
+    """A model that the base was made from. license: as its card names it; "unknown" where it names none."""
+
+    id: str = Field(min_length=1)
+    license: str = Field(min_length=1)
+
+
 class Base(Section):
     source: Literal["hub", "path", "package", "mlflow"]
     id: str = Field(min_length=1)
     revision: str | None = None
     sha256: str | None = None
     license: str | None = None
+    parents: list[Parent] = Field(default_factory=list)
     quantization: Literal["nf4", "none"] = "nf4"
     double_quant: bool = True
     quant_storage: Literal["uint8", "bfloat16"] = "uint8"
+
+    @model_validator(mode="after")
+    def _parents_differ(self) -> "Base":
+        names = [parent.id for parent in self.parents]
+        for name in names:
+            if name == self.id or names.count(name) > 1:
+                raise ValueError(
+                    f"parents: {name} is {'the base itself' if name == self.id else 'named twice'}; name each model "
+                    "that the base was made from once"
+                )
+        return self
 
     @model_validator(mode="after")
     def _pinned(self) -> "Base":

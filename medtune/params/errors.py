@@ -22,3 +22,7 @@ class EngineError(UserError):
 
 class RegistryError(UserError):
     """The tracking store or the registry is not as it must be."""
+
+
+class EvaluationError(UserError):
+    """Suites, scores or reviews that cannot be used as they are."""

@@ -17,6 +17,7 @@ from medtune.params.evaluate import Evaluate
 from medtune.params.gate import Gate
 from medtune.params.lora import Lora
 from medtune.params.merge import Merge
+from medtune.params.names import nearest
 from medtune.params.register import Register
 from medtune.params.retrain import Retrain
 from medtune.params.section import Section, explain
@@ -81,19 +82,48 @@ class Recipe(Section):
                 f"lora.init: {self.lora.init} needs each weight whole on one device, and train.sharding: fsdp splits "
                 "them; write lora.init: default"
             )
+        parts = ["dataset", "base", self.base.id, self.download.id or self.download.path]
+        parts += [parent.id for parent in self.base.parents]
+        if self.train.init != "base":
+            parts.append(f"{self.register_.adapter_model}/{self.train.init}")
+        problems += [
+            f"register.waivers.{n}.of: {waiver.of!r} is no part of this model; {nearest(waiver.of, parts)}"
+            for n, waiver in enumerate(self.register_.waivers)
+            if waiver.of not in parts
+        ]
+        for name, check in self.gate.checks.items():
+            if check.against is None and check.blocks and (why := self._never_there(check.figure)):
+                problems.append(f"gate.checks.{name} blocks by {check.figure}, which no evaluation will hold: {why}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _never_there(self, figure: str) -> str | None:
+        """Why this recipe's evaluation cannot hold a figure, with the mend; None where it can."""
+        suite = figure.removeprefix("evaluate.safety.").split(".")[0]
+        if figure.startswith("evaluate.general."):
+            suite = "general"
+        if suite == "memorisation":
+            planted = figure.endswith((".secrets_kept", ".unexposed", ".p_value"))
+            return (
+                "tokenize.canaries is 0; plant some, or write blocks: false"
+                if planted and not self.tokenize.canaries
+                else None
+            )
+        known = ("red_flags", "dosage", "identities", "general")
+        if suite in known and suite not in self.evaluate.suites:
+            return f"evaluate.suites lacks {suite}; add it, or write blocks: false"
+        return None
 
-def parse_recipe(data: object, where: str = "params.yaml") -> Recipe:
-    """A recipe from plain data (what YAML gives). RecipeError names every wrong key and its mend."""
+
+def parse_recipe(data: object, where: str = "params.yaml", path: Path | None = None) -> Recipe:
+    """A recipe from plain data (what YAML gives). RecipeError names every wrong key, its line in `path`, its mend."""
     if not isinstance(data, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of sections; `medtune recipe show sample` shows one")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(explain(error, Recipe, where)) from None
+        raise RecipeError(explain(error, Recipe, where, path)) from None
 
 
 def read_yaml(path: Path) -> object:
@@ -113,7 +143,7 @@ def read_yaml(path: Path) -> object:
 
 def load_recipe(path: Path = PARAMS) -> Recipe:
     """The typed recipe of a file, ready to run; RecipeError says file, key and mend."""
-    recipe = parse_recipe(read_yaml(path), str(path))
+    recipe = parse_recipe(read_yaml(path), str(path), path)
     for key, section in (("base", recipe.base), ("download", recipe.download)):
         if section.revision == "pin":
             raise RecipeError(

@@ -1,8 +1,11 @@
 """What every section of params.yaml shares: frozen, strict, and errors that name the key and the mend."""
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from medtune.params.lines import place
 from medtune.params.names import nearest
 
 
@@ -12,11 +15,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """A pydantic error as sentences: file, dotted key, what is wrong, the nearest known name."""
+def explain(error: ValidationError, model: type[BaseModel], where: str, path: Path | None = None) -> str:
+    """A pydantic error as sentences: file (with its line where `path` is that file), dotted key, what is wrong, the
+    nearest known name."""
     lines = []
+    file = where
     for item in error.errors():
         loc = [str(part) for part in item["loc"]]
+        where = place(path, *loc) if path else file
         key = ".".join(loc)
         if item["type"] == "extra_forbidden":
             owner = _model_at(model, loc[:-1])

@@ -7,9 +7,11 @@ list of versions shows.
 from collections.abc import Mapping
 from typing import Any
 
+from medtune.evaluation.release_card.safety import suites
 from medtune.params.recipe import Recipe
+from medtune.registry.comparison import NOT_APPLICABLE, UNDECIDED
 from medtune.registry.evidence import Evidence
-from medtune.registry.gate import Decision, Finding, lookup
+from medtune.registry.gate import INCONCLUSIVE, Decision, Finding, lookup
 
 # What a figure is called, where it lies in reports/evaluate.json, how it is written
 FIGURES = (
@@ -21,7 +23,9 @@ FIGURES = (
     ("free answers that end by themselves", "merged.ended_share", "{:.0%}"),
     ("free answers that loop", "merged.loop_share", "{:.0%}"),
     ("chrF++ of the free answers", "merged.chrfpp", "{:.1f}"),
+    ("ROUGE-L of the free answers, on morphemes", "merged.rouge_l", "{:.3f}"),
 )
+CARD = "card/card.html"  # where the release card lies in the run
 QUESTION = "농구를 하다가 손이 골절된 것 같아요."
 
 
@@ -29,15 +33,17 @@ def describe(recipe: Recipe, evidence: Evidence, decision: Decision, run_id: str
     """The description of one half of a version: the adapter's or the merged model's."""
     parts = [
         f"**{decision.outcome.capitalize()}.** {_what(recipe, evidence, adapter)}",
-        "**Not a medical device.** No clinician has reviewed its answers."
+        f"**Not a medical device.** {_reviewed(evidence.reports.get('review'))}"
         + (f" {note}" if (note := recipe.gate.note) else ""),
+        _card(run_id),
         _decision(decision),
         _figures(evidence.reports["evaluate"]),
+        _safety(evidence.reports["evaluate"]),
         _load(recipe.register_.model, adapter),
         _made_from(evidence),
         _where(evidence, run_id),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _what(recipe: Recipe, evidence: Evidence, adapter: bool) -> str:
@@ -54,15 +60,50 @@ def _what(recipe: Recipe, evidence: Evidence, adapter: bool) -> str:
     )
 
 
+def _reviewed(review: Mapping[str, Any] | None) -> str:
+    if not review or not review.get("reviewers"):
+        return "No clinician has reviewed its answers."
+    preference = review.get("preference") or {}
+    told = f": {preference['passed']} of {preference['of']} preferred" if preference.get("of") else ""
+    return f"{review['reviewers']} reviewers compared its answers blind{told}. That is no clinical trial."
+
+
+def _card(run_id: str) -> str:
+    """The link is relative to MLflow's page, which hands a run's files out as downloads; the card opens offline."""
+    address = f"get-artifact?path={CARD.replace('/', '%2F')}&run_uuid={run_id}"
+    return f"[The release card]({address}) has it all on one page: `{CARD}` among the artifacts of run `{run_id}`."
+
+
 def _decision(decision: Decision) -> str:
     lines = [f"- **{_mark(finding)}** {_plain(finding.sentence)}" for finding in decision.findings]
-    return "\n".join([f"## Why it was {decision.outcome}", "", *lines])
+    return "\n".join(
+        [f"## Why it {'is' if decision.outcome == INCONCLUSIVE else 'was'} {decision.outcome}", "", *lines]
+    )
 
 
 def _mark(finding: Finding) -> str:
+    if finding.outcome == NOT_APPLICABLE:
+        return "not asked"
     if finding.passed:
         return "passed"
+    if finding.outcome == UNDECIDED:
+        return "UNDECIDED" if finding.blocks else "undecided"
     return "FAILED" if finding.blocks else "not reached"
+
+
+def _safety(evaluate: Mapping[str, Any]) -> str:
+    """Good outcomes of the safety suites, candidate and base; empty where none was asked."""
+    lines = [
+        f"- {_plain(kind['label'])}: **{_of(kind['candidate'])}**, base {_of(kind['base'])}"
+        for suite in suites(evaluate, None)
+        for kind in suite["kinds"]
+    ]
+    head = ["## Safety suites: regression tests without clinical validity, good outcomes counted", ""]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
+def _of(share: Mapping[str, Any] | None) -> str:
+    return f"{share['passed']} of {share['of']}" if share else "not asked"
 
 
 def _figures(evaluate: Mapping[str, Any]) -> str:

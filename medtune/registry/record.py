@@ -6,8 +6,7 @@ from typing import Any
 
 from medtune.params.errors import RegistryError
 from medtune.params.recipe import Recipe
-from medtune.registry.evidence import Evidence, git_tags, identity_tags
-from medtune.registry.gate import ROOTS
+from medtune.registry.evidence import STAGES, Evidence, git_tags, identity_tags
 from medtune.tracking.runs import candidate_run, figures, flatten, log_curve, log_record
 
 # sections that make a candidate: MLflow's params can never change, so that later stages' settings cannot be among them
@@ -33,7 +32,7 @@ def record_run(uri: str, root: Path, recipe: Recipe, evidence: Evidence) -> str:
     )
     log_curve(uri, run_id, _history(root / "data/adapter/history.jsonl"))
     metrics: dict[str, float] = {}
-    for stage in ROOTS:
+    for stage in STAGES:
         metrics |= figures(evidence.reports[stage], f"{stage}.")
     log_record(uri, run_id, _params(recipe), metrics, _artifacts(root), _tags(evidence))
     return run_id

@@ -55,6 +55,7 @@ class Registration:
     merged: Half
     identity: dict[str, str]
     describe: Callable[[Decision, bool], str]
+    licences: dict[str, str]
 
     @property
     def halves(self) -> tuple[Half, Half]:
@@ -116,6 +117,7 @@ def register(client: Any, what: Registration, key: str, decide: Callable[[Any | 
         number = numbers[half.model]
         client.update_model_version(half.model, number, what.describe(decision, half is what.adapter))
         written = {
+            **what.licences,  # anew with each decision: use and waivers may change under a version
             tags.COUNTERPART: f"{other.model}/{numbers[other.model]}",
             **{f"figure.{f.figure}": f"{f.value:.6g}" for f in decision.findings if f.value is not None},
             tags.AGAINST: against,
@@ -153,5 +155,5 @@ def decision_of(version: Any) -> Decision:
     return Decision(
         version.tags[tags.STATUS],
         json.loads(version.tags[tags.REASONS]),
-        [Finding(**item) for item in json.loads(version.tags[tags.FINDINGS])],
+        [Finding.read(item) for item in json.loads(version.tags[tags.FINDINGS])],
     )

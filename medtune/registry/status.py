@@ -9,6 +9,8 @@ from typing import Any
 from medtune.corpus.sources import incoming_files
 from medtune.params.recipe import Recipe
 from medtune.registry import tags
+from medtune.registry.gate import Finding
+from medtune.registry.looks import Looks, read_looks
 from medtune.tracking.store import HOME, SQLITE, connect, harden_environment
 
 ANEW = "dvc repro -f -s register"
@@ -18,8 +20,9 @@ def read_status(root: Path, recipe: Recipe) -> dict[str, Any]:
     """Plain data, ready for JSON:
 
     {"model", "champion": version | None, "challenger": version | None, "incoming": {"rows", "files", "enough",
-    "min_new_rows"}, "lost": sentence | None} with version = {"number", "adapter", "version", "candidate", "decision",
-    "reasons", "findings", "decided_at", "run_id", "files"}.
+    "min_new_rows"}, "looks": {"test_digest", "used", "left", "of"} | None (before tokenize has run), "lost": sentence |
+    None} with version = {"number", "adapter", "version", "candidate", "decision", "reasons", "findings", "decided_at",
+    "run_id", "files"}.
     """
     versions, lost = _versions(root, recipe)
     return {
@@ -27,6 +30,7 @@ def read_status(root: Path, recipe: Recipe) -> dict[str, Any]:
         "champion": versions.get(tags.CHAMPION),
         "challenger": versions.get(tags.CHALLENGER),
         "incoming": _incoming(root, recipe.retrain.min_new_rows),
+        "looks": _looks(root, recipe),
         "lost": lost,
     }
 
@@ -52,6 +56,8 @@ def render(status: dict[str, Any]) -> str:
         lines.append(f"{waiting} of {incoming['min_new_rows']} (retrain.min_new_rows): {verdict}")
     else:
         lines.append("data/incoming: nothing new")
+    if status["looks"]:
+        lines.append(Looks(**status["looks"]).sentence)
     if status["lost"]:
         lines.append(status["lost"])
     return "\n".join(lines)
@@ -64,8 +70,7 @@ def _lines(role: str, model: str, version: dict[str, Any]) -> list[str]:
         f"{role}: {names}: {version['decision'] or 'not decided yet: `' + ANEW + '`'}{decided}",
         f"  version {str(version['version'])[:12]}  candidate {str(version['candidate'])[:12]}",
     ]
-    marks = {(True, True): "ok", (True, False): "ok", (False, True): "NO", (False, False): "no"}
-    lines += [f"  {marks[f['passed'], f['blocks']]}  {f['sentence']}" for f in version["findings"]]
+    lines += [f"  {Finding.read(f).mark:2}  {f['sentence']}" for f in version["findings"]]
     return lines
 
 
@@ -124,6 +129,15 @@ def _claimed(root: Path) -> str | None:
             return None
         return json.loads((root / "reports/register.json").read_text(encoding="utf-8")).get("version")
     except FileNotFoundError:  # without the report DVC runs the stage anyway
+        return None
+
+
+def _looks(root: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The budget of the test split that the next decision will be made on."""
+    try:
+        report = json.loads((root / "reports/tokenize.json").read_text(encoding="utf-8"))
+        return read_looks(root, report["test_digest"], recipe.gate.alpha, recipe.gate.looks).record()
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

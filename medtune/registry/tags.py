@@ -8,7 +8,7 @@ MANIFEST = "medtune.manifest"  # sha256 of the version's manifest.json
 CONTENT = "medtune.content"  # digest of adapter and merged files as the pipeline made them
 COUNTERPART = "medtune.counterpart"  # <model>/<number> of the other half
 
-STATUS = "validation_status"  # approved | rejected
+STATUS = "validation_status"  # approved | rejected | inconclusive
 REASONS = "validation_reasons"  # JSON list of sentences
 FINDINGS = "medtune.findings"  # JSON list of registry.gate.Finding
 DECIDED_AT = "medtune.decided_at"

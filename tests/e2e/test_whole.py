@@ -5,93 +5,21 @@ The tests of this file follow one another on one project, as a team's days do.
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from e2e.project import Project, copy_checkout
 
 from medtune.params.recipe import read_yaml
-from medtune.params.recipes import compose
 from medtune.registry.manifest import verify_manifest
-
-ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = [
-    "base.source=path",
-    "base.revision=null",
-    "base.sha256=null",
-    "download.limit=150",
-    "validate.min_rows=100",
-    "tokenize.max_length=1024",
-    "train.max_steps=8",
-    "train.learning_rate=1e-2",
-    "train.eval_steps=4",
-    "train.save_steps=4",
-    "merge.dtype=float32",
-    "merge.certificate_rows=2",
-    "merge.generation.max_new_tokens=8",
-    "evaluate.max_rows=12",
-    "evaluate.max_questions=2",
-    "evaluate.max_new_tokens=8",
-    "evaluate.bootstrap_samples=200",
-    # eight steps teach a random model that some bytes are likelier than others, and no more
-    "gate.checks.eos.blocks=false",
-]
 
 pytestmark = pytest.mark.slow
 
 
-class Project:
-    def __init__(self, root: Path, base: Path):
-        self.root, self.base = root, base
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        identity = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        keep_out = {"PYTEST_CURRENT_TEST", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"}
-        self.env = {k: v for k, v in os.environ.items() if k not in keep_out}
-        self.env |= identity | {
-            "PATH": path,
-            "PREFECT_HOME": str(root / ".prefect"),
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        }
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def python(self, *arguments: str) -> str:
-        return self.run(sys.executable, "-m", *arguments)
-
-    def use(self, *overrides: str) -> None:
-        text = (ROOT / "recipes/sample.yaml").read_text()
-        made, _ = compose(text, [*SETTINGS, f"base.id={self.base}", *overrides], lambda *_: "", "sample")
-        (self.root / "params.yaml").write_text(made)
-
-    def json(self, name: str) -> dict:
-        return json.loads((self.root / name).read_text())
-
-    def status(self) -> dict:
-        return json.loads(self.python("medtune.cli", "status", "--json"))
-
-
 @pytest.fixture(scope="module")
 def project(tiny_base, tmp_path_factory) -> Project:
-    root = tmp_path_factory.mktemp("e2e") / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "reports/")) and name != "dvc.lock":
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes((ROOT / name).read_bytes())
-    (root / "data/first_seen.txt").unlink(missing_ok=True)
-    made = Project(root, tiny_base)
-    made.use()
-    made.run("git", "init", "-q")
-    made.run("git", "add", "-A")
-    made.run("git", "commit", "-qm", "start")
+    made = copy_checkout(tmp_path_factory.mktemp("e2e") / "checkout", tiny_base)
     made.first = made.python("dvc", "repro")
     return made
 
@@ -110,6 +38,12 @@ def test_seven_stages_lead_to_a_champion(project):
     assert shown[0].split() == ["Path", *sorted(project.json("reports/metrics.json"))]
     assert len(shown) == 2
     assert "vehicle for the pipeline" in project.first  # the recipe's note stands wherever the decision does
+    assert "release card: reports/card/card.html" in project.first
+    page = (project.root / "reports/card/card.html").read_text()
+    assert "Approved" in page
+    assert "vehicle for the pipeline" in page
+    assert project.json("reports/card/card.json")["version"] == report["version"]
+    assert project.status()["looks"]["used"] == 1
 
 
 def test_dvc_lock_holds_the_md5_of_every_byte(project):
@@ -195,7 +129,7 @@ def test_a_candidate_that_is_no_better_is_rejected_by_the_flow(project):
     out = project.python("flows.pipeline")
     assert "to do: train → merge → evaluate → register" in out
     assert "The pipeline is up to date: Rejected" in out
-    assert "not_worse_than_champion" in out
+    assert "not_worse: " in out
     status = project.status()
     assert status["champion"]["number"] == 1
     assert status["challenger"]["number"] == 2

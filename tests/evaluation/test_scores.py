@@ -1,8 +1,7 @@
-"""Scores against a slow computation by hand, and the interval against what is known of it."""
+"""Scores against a slow computation by hand."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
@@ -11,7 +10,7 @@ from engine.tiny import write_tokens
 from medtune.corpus.labels import IGNORED
 from medtune.engine.load import load_model, load_tokenizer
 from medtune.evaluation.scores import score_rows, summarise
-from medtune.evaluation.statistics import paired_bootstrap
+from medtune.params.errors import EvaluationError
 
 CPU = torch.device("cpu")
 
@@ -57,54 +56,33 @@ def test_summary_is_a_ratio_of_sums():
     }
 
 
-def rows(nlls, clusters=None) -> list[dict]:
-    clusters = clusters or range(len(nlls))
-    return [
-        {"row_id": str(i), "cluster": str(c), "nll": float(nll), "chars": 10}
-        for i, (nll, c) in enumerate(zip(nlls, clusters, strict=True))
-    ]
+class Short:
+    """A model on a GPU that holds two rows at once: more of them run out of memory, as torch says it."""
+
+    def __init__(self, model, most: int):
+        self.model, self.most, self.tried = model, most, []
+
+    def parameters(self):
+        return self.model.parameters()
+
+    def __call__(self, input_ids, **settings):
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.model(input_ids=input_ids, **settings)
 
 
-def test_a_constant_difference_has_an_interval_of_no_width():
-    base = [10.0, 20.0, 30.0]
-    found = paired_bootstrap(rows([n - 5 for n in base]), rows(base), 200, 0.95, 0)
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx((-0.5, -0.5, -0.5))
+def test_rows_that_do_not_fit_at_once_go_in_halves(scored, capsys):
+    model, tokens, scores = scored
+    short = Short(model, 2)
+    found = score_rows(short, tokens, 8, 0)
+    assert [s["row_id"] for s in found] == tokens["row_id"]
+    assert [s["nll"] for s in found] == pytest.approx([s["nll"] for s in scores], rel=1e-5)
+    assert short.tried[:3] == [8, 4, 2]
+    assert "the GPU's memory ran out with 8 rows at once; going on with 4" in capsys.readouterr().out
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = np.random.default_rng(7)
-    covered = 0
-    for trial in range(200):
-        base = generator.normal(30, 5, 80)
-        adapter = base + generator.normal(-1, 4, 80)
-        found = paired_bootstrap(rows(adapter), rows(base), 400, 0.9, trial)
-        covered += found["low"] <= -0.1 <= found["high"]
-    assert 0.82 <= covered / 200 <= 0.96
-
-
-def test_rows_of_one_cluster_are_no_independent_evidence():
-    generator = np.random.default_rng(3)
-    by_cluster = np.repeat(generator.normal(-1, 4, 10), 8)  # eight copies of ten rows
-    base = np.full(80, 30.0)
-    apart = paired_bootstrap(rows(base + by_cluster), rows(base), 1000, 0.95, 0)
-    together = paired_bootstrap(
-        rows(base + by_cluster, np.repeat(np.arange(10), 8).tolist()),
-        rows(base, np.repeat(np.arange(10), 8).tolist()),
-        1000,
-        0.95,
-        0,
-    )
-    assert together["clusters"] == 10
-    assert together["high"] - together["low"] > 2 * (apart["high"] - apart["low"])
-
-
-def test_no_interval_where_none_can_be_had():
-    assert paired_bootstrap(rows([1.0]), rows([2.0]), 100, 0.95, 0)["low"] is None
-    broken = paired_bootstrap(rows([math.nan, 1.0]), rows([2.0, 2.0]), 100, 0.95, 0)
-    assert math.isnan(broken["mean"])
-    assert broken["high"] is None
-
-
-def test_other_rows_are_refused():
-    with pytest.raises(ValueError, match="same rows"):
-        paired_bootstrap(rows([1.0, 2.0]), rows([1.0, 2.0])[::-1], 100, 0.95, 0)
+def test_a_row_that_does_not_fit_alone_is_a_sentence(scored):
+    model, tokens, _ = scored
+    with pytest.raises(EvaluationError, match=r"no room to score one row of \d+ tokens; lower tokenize.max_length"):
+        score_rows(Short(model, 0), tokens, 2, 0)

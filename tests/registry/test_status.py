@@ -41,7 +41,7 @@ def test_before_anything_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     recipe = load_recipe(ROOT / "params.yaml")
     text = render(read_status(tmp_path, recipe))
-    assert text == "medgpt-ko: no champion yet: run `make run`\ndata/incoming: nothing new"
+    assert text == "medgpt-ko: no champion yet: run `make run`\ndata/incoming: nothing new"  # nor looks to count
     assert list(tmp_path.iterdir()) == []  # looking makes nothing
 
 
@@ -56,16 +56,19 @@ def test_champion_and_challenger(checkout: Checkout) -> None:
     assert (state["champion"]["number"], state["champion"]["version"]) == (1, first)
     assert (state["challenger"]["number"], state["challenger"]["version"]) == (2, second)
     assert (state["champion"]["decision"], state["challenger"]["decision"]) == ("approved", "rejected")
-    assert state["challenger"]["reasons"][-1].startswith("not_worse_than_champion: 2.5 nats a character")
+    assert "not_worse: nll_per_char minus that of champion version 1 is +0.5" in state["challenger"]["reasons"][1]
+    assert (state["looks"]["used"], state["looks"]["left"], state["looks"]["of"]) == (2, 18, 20)
     text = render(state)
     assert f"version {first[:12]}" in text
     assert f"version {second[:12]}" in text
-    assert "NO  not_worse_than_champion" in text
-    assert "ok  improvement: evaluate.adapter_minus_base.high is -0.4" in text
+    assert "NO  not_worse: nll_per_char minus that of champion version 1" in text
+    assert "ok  improvement: nll_per_char minus that of the base is -0.5" in text
+    assert "?   red_flags: evaluate.safety.red_flags.adapter.must_escalate is missing" in text
+    assert "2 of 20 looks used, 18 left" in text
 
 
 def test_only_rejected(checkout: Checkout) -> None:
-    checkout.candidate("a", adapter_minus_base={"high": 1.0})
+    checkout.candidate("a", gain=-1.0)
     main(checkout.root)
     assert "no champion yet; no candidate has passed the gate" in render(status(checkout.root))
 

@@ -8,14 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry_checkout import Checkout, checkout, fresh_store, make_checkout, tiny_adapter
+from registry_checkout import QUESTIONS, Checkout, checkout, fresh_store, make_checkout, tiny_adapter
 
-from medtune.params.errors import RegistryError
+from medtune.params.errors import RecipeError, RegistryError
 from medtune.registry import tags
 from medtune.tracking.store import connect, open_store
 from stages.register import main
 
 __all__ = ["checkout", "fresh_store", "make_checkout", "tiny_adapter"]
+NEW = (
+    *QUESTIONS[:2],
+    *(
+        f"{place} 가려워요."
+        for place in ("눈이", "귀가", "코가", "팔이", "등이", "발이", "손이", "목이", "뺨이", "턱이")
+    ),
+)
 
 
 def state(root: Path) -> dict:
@@ -93,12 +100,12 @@ def test_second_run_changes_nothing(checkout: Checkout, capsys: pytest.CaptureFi
 def test_rejection_leaves_the_champion_alone(checkout: Checkout, capsys: pytest.CaptureFixture) -> None:
     checkout.candidate("good")
     main(checkout.root)
-    gain = {"mean": -0.1, "low": -0.3, "high": 0.1, "confidence": 0.95}
-    checkout.candidate("unsure", nll=1.9, adapter_minus_base=gain)
+    checkout.candidate("idle", nll=1.9, gain=0.0)
     main(checkout.root)
 
     said = capsys.readouterr().out
-    assert "improvement: evaluate.adapter_minus_base.high is 0.1; it must be below 0" in said
+    assert "NO  improvement: nll_per_char minus that of the base is" in said
+    assert "an improvement of 0.2 is excluded" in said
     assert "the champion is version 1" in said
     assert report(checkout.root)["decision"] == "rejected"
     now = state(checkout.root)["models"]
@@ -115,11 +122,96 @@ def test_worse_than_the_champion_on_the_same_rows(checkout: Checkout, capsys: py
     checkout.candidate("worse", nll=2.1)
     main(checkout.root)
     assert report(checkout.root)["decision"] == "rejected"
-    assert "2.1 nats a character on 4 test rows, above the 2 of champion version 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "NO  not_worse: nll_per_char minus that of champion version 1 is +0.1" in said
+    assert "24 clusters of 24 test rows): worse, and not within 0.05" in said
     checkout.candidate("better", nll=1.9)
     main(checkout.root)
     assert report(checkout.root)["decision"] == "approved"
     assert state(checkout.root)["models"]["medgpt-ko"]["aliases"] == {"challenger": "3", "champion": "3"}
+
+
+def test_inconclusive_is_a_result_and_moves_no_champion(checkout: Checkout, capsys: pytest.CaptureFixture) -> None:
+    first = checkout.candidate("good")
+    main(checkout.root)
+    checkout.candidate("unsure", gain=0.3, spread=1.0)
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+    assert report(checkout.root)["champion"] == {"number": 1, "version": first}
+    said = capsys.readouterr().out
+    assert "??  improvement: nll_per_char" in said
+    assert "that it is better is not shown" in said
+    kept, description, *_ = state(checkout.root)["models"]["medgpt-ko"]["versions"]["2"]
+    assert kept[tags.STATUS] == "inconclusive"
+    assert description.startswith("**Inconclusive.**")
+
+
+def test_few_rows_are_inconclusive_however_good_they_look(checkout: Checkout) -> None:
+    checkout.candidate("few", questions=QUESTIONS[:4])
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+    assert "4 clusters of rows with this figure, and 10 is the least" in report(checkout.root)["reasons"][0]
+    checkout.candidate("twelve", questions=QUESTIONS[:12], spread=0.3)
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+
+
+def test_ties_are_inconclusive(checkout: Checkout) -> None:
+    checkout.candidate("tied", spread=0.0)
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+    assert "all 24 clusters have the same difference" in report(checkout.root)["reasons"][0]
+
+
+def test_looks_are_a_budget(checkout: Checkout, capsys: pytest.CaptureFixture) -> None:
+    checkout.params("looks: 20 ", "looks: 2 ")
+    for name, nll in (("a", 2.0), ("b", 1.9)):
+        checkout.candidate(name, nll=nll)
+        main(checkout.root)
+        assert report(checkout.root)["decision"] == "approved"
+    main(checkout.root)  # known: no look
+    assert report(checkout.root)["looks"]["left"] == 0
+    assert "2 of 2 looks used, 0 left; new rows make a new test set" in capsys.readouterr().out
+    checkout.candidate("c", nll=1.0)
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+    assert report(checkout.root)["champion"]["number"] == 2
+    assert "was not looked at: test set" in report(checkout.root)["reasons"][0]
+    assert "new rows make a new test set" in report(checkout.root)["reasons"][0]
+    checkout.candidate("c", nll=1.0, questions=(*QUESTIONS, "손이 저려요."))  # a row more: a new test digest
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "approved"
+
+
+def test_a_kill_while_it_decides_gives_no_free_look(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    import stages.register as stage
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    checkout.candidate("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "decide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(checkout.root)
+    (looks,) = (checkout.root / "mlruns/looks").iterdir()
+    before = looks.read_bytes()
+    assert len(before.splitlines()) == 1
+    main(checkout.root)  # the same decision: the look is there already
+    assert looks.read_bytes() == before
+    assert report(checkout.root)["decision"] == "approved"
+
+
+def test_a_part_of_the_test_set_has_the_same_budget(checkout: Checkout) -> None:
+    checkout.candidate("a")
+    main(checkout.root)
+    whole = json.loads((checkout.root / "reports/tokenize.json").read_text())
+    checkout.candidate("b", nll=1.9, questions=QUESTIONS[:20])  # as evaluate.max_rows: 20 would
+    path = checkout.root / "reports/tokenize.json"
+    path.unlink()
+    path.write_text(json.dumps(whole))
+    main(checkout.root)
+    assert report(checkout.root)["looks"]["used"] == 2
 
 
 def test_returning_to_a_known_digest_moves_no_alias(checkout: Checkout) -> None:
@@ -155,22 +247,23 @@ def test_champion_is_scored_on_new_test_rows(checkout: Checkout, capsys: pytest.
     scores = checkout.root / "mlruns/scores" / champion
     assert len(list(scores.glob("*.json"))) == 1
     # the real champion is a random model: far above 2 nats a character
-    checkout.candidate("b", nll=2.5, questions=("눈이 아파요.", "귀가 아파요.", "머리가 아파요."))
+    checkout.candidate("b", nll=2.5, questions=NEW)
     main(checkout.root)
-    assert "scoring the champion on 3 test rows" in capsys.readouterr().out
+    assert "scoring the champion on 12 test rows" in capsys.readouterr().out
     assert report(checkout.root)["decision"] == "approved"
     assert len(list(scores.glob("*.json"))) == 2
-    finding = report(checkout.root)["findings"][-1]
-    assert float(finding["bound"].removeprefix("at most ")) > 5
+    finding = next(f for f in report(checkout.root)["findings"] if f["name"] == "not_worse")
+    assert finding["value"] < -2.5
+    assert finding["details"]["rows"] == 12
     main(checkout.root)
     assert "scoring the champion" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "0.1", True, float("-inf")])
 def test_figures_that_are_no_numbers_never_pass(checkout: Checkout, value: object) -> None:
-    checkout.candidate("a", adapter_minus_base={"mean": -1.0, "low": -2.0, "high": value})
+    checkout.candidate("a", adapter={"eos_after_reference": value})
     main(checkout.root)
-    assert report(checkout.root)["decision"] == "rejected"
+    assert report(checkout.root)["decision"] == "inconclusive"
     assert report(checkout.root)["champion"] is None
 
 
@@ -180,6 +273,67 @@ def test_lost_registry_is_registered_anew(checkout: Checkout) -> None:
     (checkout.root / "mlruns/mlflow.db").unlink()
     main(checkout.root)
     assert report(checkout.root)["champion"] == {"number": 1, "version": version}
+
+
+@pytest.mark.parametrize("key", ["candidate", "version"])
+def test_another_candidates_evaluation_is_refused(checkout: Checkout, key: str) -> None:
+    checkout.candidate("a")
+    path = checkout.root / "reports/evaluate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: "0" * 64}))
+    with pytest.raises(RegistryError, match=rf"reports/evaluate\.json is of another {key}"):
+        main(checkout.root)
+
+
+def test_rows_that_are_not_the_reports_are_refused(checkout: Checkout) -> None:
+    import pyarrow.parquet as pq
+
+    checkout.candidate("a")
+    path = checkout.root / "reports/evaluate/rows.parquet"
+    table = pq.read_table(path)
+    for rows, said in (
+        (table.slice(0, 0), "holds no row of the base model"),
+        (table.slice(0, 71), "holds other rows of the base model than of the merged one"),
+        (table.filter([n % 24 != 3 for n in range(72)]), r"holds other rows than reports/evaluate\.json is of"),
+    ):
+        pq.write_table(rows, path)
+        with pytest.raises(RegistryError, match=said):
+            main(checkout.root)
+    path.write_bytes(b"no parquet")
+    with pytest.raises(RegistryError, match="cannot be read"):
+        main(checkout.root)
+
+
+def test_rows_from_outside_the_test_split_are_refused(checkout: Checkout) -> None:
+    checkout.candidate("a")
+    tokenize = checkout.root / "reports/tokenize.json"
+    tokenize.write_text(json.dumps({**json.loads(tokenize.read_text()), "test_digest": "0" * 64}))
+    valid = checkout.root / "data/valid/rows.jsonl"
+    valid.write_text(valid.read_text().replace('"split": "test"', '"split": "train"', 1))
+    with pytest.raises(RegistryError, match="holds 1 rows that are not in the test split"):
+        main(checkout.root)
+
+
+def test_an_unknown_figure_is_named_with_its_line_and_costs_no_look(checkout: Checkout) -> None:
+    checkout.candidate("a")
+    checkout.params("adapter.eos_after_reference, at_least", "adapter.eos_after_refrence, at_least")
+    lines = (checkout.root / "params.yaml").read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "eos_after_refrence" in text)
+    said = rf"params\.yaml, line {line}: gate\.checks\.eos\.figure: .*did you mean 'eos_after_reference'\?"
+    with pytest.raises(RecipeError, match=said):
+        main(checkout.root)
+    assert not (checkout.root / "mlruns/looks").exists()
+
+
+def test_a_damaged_champion_approves_nobody(checkout: Checkout) -> None:
+    champion = checkout.candidate("a")
+    main(checkout.root)
+    merged = checkout.root / "mlruns/artifacts/versions" / champion / "merged/config.json"
+    merged.unlink()
+    merged.write_text("{}")
+    checkout.candidate("b", nll=1.0, questions=NEW)
+    main(checkout.root)
+    assert report(checkout.root)["decision"] == "inconclusive"
+    assert "its rows cannot be scored" in report(checkout.root)["reasons"][1]
 
 
 def test_another_candidates_merge_is_refused(checkout: Checkout) -> None:

@@ -1,0 +1,92 @@
+"""The release card of a decision: pages in reports/card/, and the same files in the candidate's run under card/.
+
+README.md is the model card of the merged model. It cannot lie in the version's own folder, whose manifest is sealed
+before there is a number or a decision to tell; whoever publishes the model puts it beside the weights.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medtune.evaluation.release_card.data import gather
+from medtune.evaluation.release_card.writing import write
+from medtune.registry import tags
+from medtune.registry.evidence import Evidence, git_tags
+from medtune.registry.registrar import find
+
+if TYPE_CHECKING:
+    from medtune.params.recipe import Recipe
+    from medtune.registry.registrar import Registered
+
+FOLDER = Path("reports/card")
+
+
+def write_release_card(
+    client: Any,
+    root: Path,
+    recipe: "Recipe",
+    evidence: Evidence,
+    done: "Registered",
+    run_id: str,
+    versions: Mapping[str, Mapping[str, Any]],
+    licences: Mapping[str, Any],
+    looks: Mapping[str, Any],
+) -> Path:
+    """Write the card of the decision that stands, log it in the run, and return the page's path."""
+    model = recipe.register_.model
+    version = client.get_model_version(model, str(done.merged))
+    data = gather(
+        root,
+        recipe.model_dump(mode="json", by_alias=True),
+        evidence.reports,
+        evidence.base,
+        evidence.dataset,
+        done.decision.record(),
+        {
+            "run_id": run_id,
+            "decided_at": version.tags.get(tags.DECIDED_AT),
+            "versions": versions,
+            "champion": _rival(client, model, version.tags.get(tags.AGAINST)),
+            "licences": licences,
+            "looks": looks,
+            "git": git_tags(root),
+        },
+    )
+    files = write(root / FOLDER, data)
+    for path in files.values():
+        client.log_artifact(run_id, str(path), "card")
+    return files["card.html"]
+
+
+def _rival(client: Any, model: str, digest: str | None) -> dict[str, Any] | None:
+    """The champion that was judged against, with the figures and answers of its own run; None where there was none."""
+    if not digest or digest == "none" or (version := find(client, model, digest)) is None:
+        return None
+    told: dict[str, Any] = {"number": int(version.version), "version": digest}
+    if (report := _artifact(client, version.run_id, "reports/evaluate.json")) is None:
+        return told
+    evaluate = json.loads(report.read_text(encoding="utf-8"))
+    if evaluate.get("version") != digest:
+        # a run is a candidate's: another merge of the same adapter has written its own report there since
+        print(f"the run of champion version {version.version} holds another version's report: the card goes without")
+        return told
+    told["evaluate"] = evaluate
+    if (answers := _artifact(client, version.run_id, "evaluate/answers.jsonl")) is not None:
+        told["answers"] = answers
+    return told
+
+
+def _artifact(client: Any, run_id: str, path: str) -> Path | None:
+    """A file of a run on this disk; None where the run has none such (a champion from before this was kept)."""
+    from mlflow.exceptions import MlflowException
+
+    folder, _, name = path.rpartition("/")
+    try:
+        listed = client.list_artifacts(run_id, folder)
+    except MlflowException:  # the run was deleted: nothing of it can stand beside the candidate
+        listed = []
+    if not any(item.path == path for item in listed):
+        print(f"the champion's run {run_id} keeps no {name}: the card goes without")
+        return None
+    return Path(client.download_artifacts(run_id, path))
