@@ -63,6 +63,7 @@ def reasons(project: Project) -> dict[str, dict]:
 
 
 def test_one_that_never_learned_to_end_is_rejected_for_it(project):
+    project.use(*SOURCE, *BLOCKING, "train.learning_rate=1e-9", "train.warmup_steps=0")
     out = project.python("dvc", "repro")
     found = reasons(project)
     assert found["eos"]["outcome"] == "failed"

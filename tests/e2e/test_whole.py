@@ -88,7 +88,9 @@ def test_every_row_is_accounted_for(project):
     rows = [json.loads(line) for line in (project.root / "data/valid/rows.jsonl").read_text().splitlines()]
     assert len(rows) == report["rows_out"] == sum(report["splits"].values())
     tokens = project.json("reports/tokenize.json")
-    assert sum(split["rows"] for split in tokens["splits"].values()) + len(tokens["dropped"]) == len(rows)
+    planted = tokens["canaries"]["rows"]
+    assert planted == 1
+    assert sum(split["rows"] for split in tokens["splits"].values()) + len(tokens["dropped"]) == len(rows) + planted
 
 
 def test_the_run_in_mlflow_is_complete(project):
