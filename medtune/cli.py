@@ -172,8 +172,17 @@ VotesFile = Annotated[Path, typer.Option("--votes", help="JSONL that votes are a
 ReviewSets = Annotated[str, typer.Option("--sets", help="prompt sets of reports/evaluate/answers.jsonl, by commas")]
 Against = Annotated[
     str | None,
-    typer.Option(help="base, champion or a folder with evaluate.json and evaluate/; left out, champion if it answered"),
+    typer.Option(help="base, champion, or the reports/ folder of another evaluation; left out, base"),
 ]
+
+
+def _rival(against: str | None) -> str | None:
+    """What review compares with: the champion is found by the registry, which lies above the review."""
+    if against != "champion":
+        return against
+    from medtune.registry.release import champion_reports
+
+    return str(champion_reports(Path("."), load_recipe()))
 
 
 @review_app.command("serve")
@@ -187,7 +196,7 @@ def review_serve(
     """Serve the blind review page until Ctrl-C. Several reviewers may vote at once; no vote is lost on a kill."""
     from medtune.evaluation.review.server import serve
 
-    serve(Path("."), votes, tuple(sets.split(",")), against, host, port)
+    serve(Path("."), votes, tuple(sets.split(",")), _rival(against), host, port)
 
 
 @review_app.command("import")
@@ -197,7 +206,7 @@ def review_import(
     """Check and unblind votes, and write reports/review.json for the card and the gate."""
     from medtune.evaluation.review.votes import REPORT, summarise, write_review
 
-    print(summarise(write_review(Path("."), file, against)))
+    print(summarise(write_review(Path("."), file, _rival(against))))
     print(f"{REPORT} is written; `dvc repro -f -s register` lets gate and card see it")
 
 
@@ -208,7 +217,7 @@ def review_status_command(
     """Tell how far each reviewer is, and whether reports/review.json is of these votes and answers."""
     from medtune.evaluation.review.votes import review_status
 
-    print(review_status(Path("."), votes, tuple(sets.split(",")), against))
+    print(review_status(Path("."), votes, tuple(sets.split(",")), _rival(against)))
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """The holdout is a budget: how often a set of test rows has been looked at, and how often it still may be.
 
 Every decision that compares models on the test rows is a look. A set of rows is good for `gate.looks` of them, each at
-gate.alpha / gate.looks (Bonferroni over looks), so that all decisions ever made on it err with gate.alpha together.
-New rows make a new test digest and with it a new budget.
+gate.alpha / gate.looks (Bonferroni over looks), so that all comparisons ever made on it err with gate.alpha together.
+New rows make a new test digest and with it a new budget; so does another split, and looks are counted in this checkout:
+neither is a way to try again.
 
 mlruns/looks/<test digest>.jsonl, one line a look, only ever appended:
 

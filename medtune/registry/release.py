@@ -5,15 +5,19 @@ before there is a number or a decision to tell; whoever publishes the model puts
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medtune.evaluation.release_card.data import gather
 from medtune.evaluation.release_card.writing import write
+from medtune.params.errors import RegistryError
 from medtune.registry import tags
+from medtune.registry.champion import aliased
 from medtune.registry.evidence import Evidence, git_tags
 from medtune.registry.registrar import find
+from medtune.tracking.store import connect, open_store
 
 if TYPE_CHECKING:
     from medtune.params.recipe import Recipe
@@ -57,6 +61,29 @@ def write_release_card(
     for path in files.values():
         client.log_artifact(run_id, str(path), "card")
     return files["card.html"]
+
+
+def champion_reports(root: Path, recipe: "Recipe") -> Path:
+    """The champion's evaluate.json and evaluate/answers.jsonl out of its run, in a folder as reports/ is one.
+
+    RegistryError where there is no champion, or its run does not keep them.
+    """
+    model = recipe.register_.model
+    client = connect(open_store(root))
+    found = aliased(client, model, tags.CHAMPION)
+    if found is None:
+        raise RegistryError(f"{model} has no champion yet; review against the base")
+    told = _rival(client, model, found.tags.get(tags.VERSION)) or {}
+    if "answers" not in told:
+        raise RegistryError(f"the run of {model} version {found.version} keeps no answers to review; take the base")
+    folder = root / "data/review/champion"
+    (folder / "evaluate").mkdir(parents=True, exist_ok=True)
+    report = json.dumps(told["evaluate"], ensure_ascii=False).encode()
+    for name, content in (("evaluate.json", report), ("evaluate/answers.jsonl", told["answers"].read_bytes())):
+        temporary = folder / f"{name}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+    return folder
 
 
 def _rival(client: Any, model: str, digest: str | None) -> dict[str, Any] | None:

@@ -11,7 +11,9 @@ import pytest
 from registry_checkout import QUESTIONS, Checkout, checkout, fresh_store, make_checkout, tiny_adapter
 
 from medtune.params.errors import RecipeError, RegistryError
+from medtune.params.recipe import load_recipe
 from medtune.registry import tags
+from medtune.registry.release import champion_reports
 from medtune.tracking.store import connect, open_store
 from stages.register import main
 
@@ -386,3 +388,16 @@ def test_as_dvc_runs_it(checkout: Checkout) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "error: reports/train.json is missing; run `dvc repro`"
+
+
+def test_the_champions_answers_can_be_reviewed_beside_a_candidates(checkout: Checkout) -> None:
+    with pytest.raises(RegistryError, match="no champion yet"):
+        champion_reports(checkout.root, load_recipe(checkout.root / "params.yaml"))
+    version = checkout.candidate("a")
+    answers = '{"set": "test", "id": "1", "question": "머리가 아파요.", "answers": {"adapter": {"text": "쉬세요."}}}\n'
+    (checkout.root / "reports/evaluate/answers.jsonl").write_text(answers, encoding="utf-8")
+    main(checkout.root)
+    checkout.candidate("b")
+    folder = champion_reports(checkout.root, load_recipe(checkout.root / "params.yaml"))
+    assert (folder / "evaluate/answers.jsonl").read_text(encoding="utf-8") == answers
+    assert json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))["version"] == version

@@ -85,7 +85,7 @@ def serve(
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
-        pass
+        print()  # Ctrl-C is how it is meant to end; every vote that was answered is on the disk
     finally:
         log.close()
     print(f"ended; `medtune review import {votes}` makes reports/review.json of the votes")
