@@ -11,7 +11,8 @@
   tolerance, and the reference batched otherwise shows how much of that is mere rounding. Held: the fast engine's median
   and worst relative error are at most 1.5 times the reference's (and 1e-5, which is fp32's own rounding).
 - resume: the fast engine killed by SIGKILL in the middle of a step and started again, against a run left alone. Held:
-  it goes on with the very samples, and each loss is within 1%.
+  it goes on with the very samples, and each loss is within 1%. A third run, left alone too, shows how far two runs of
+  the same seed part by themselves.
 
 Writes same_learning.json and same_learning.png. On a CPU everything is fp32 and the tolerances are the same.
 """
@@ -145,11 +146,12 @@ def resume(arguments: argparse.Namespace) -> dict:
         "save_steps": max(steps // 4, 1),
     }
     whole = _run(arguments, "whole", common, warm=0)
+    again = _run(arguments, "again", common, warm=0)
     _run(arguments, "killed", common, warm=0, kill_at=kill_at)
     resumed = _run(arguments, "killed", common, warm=0, go_on=True)
     history = arguments.out / "killed/adapter/history.jsonl"
     losses = [entry["loss"] for entry in map(json.loads, history.read_text().splitlines()) if "loss" in entry]
-    alone = [loss for _, loss in whole["losses"]]
+    alone, twice = ([loss for _, loss in run["losses"]] for run in (whole, again))
     after = resumed["first_step"]
     same = resumed["batches"] == whole["batches"][after:]
     difference = _largest(losses, alone)
@@ -159,8 +161,10 @@ def resume(arguments: argparse.Namespace) -> dict:
         "went_on_after_step": after,
         "same_samples": same,
         "largest_difference": difference,
+        "largest_difference_of_two_left_alone": _largest(twice, alone),
         "equal_to_the_bit": losses == alone,
         "whole": alone,
+        "again": twice,
         "killed": losses,
     }
 
