@@ -35,7 +35,7 @@ run: $(READY) ## the whole pipeline on the active recipe: rows in, registered an
 	@python -m flows.pipeline
 
 test: $(READY) ## every test
-	@OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(READY) ## ruff, formatting, Dockerfile
 	@ruff check . && ruff format --check . && hadolint Dockerfile

@@ -1,14 +1,21 @@
 """The `medtune` command. Everything heavy is imported inside the command that needs it."""
 
-import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medtune.commands import registry
+from medtune.commands.doctor import doctor
+from medtune.commands.history import compare, history, lineage
+from medtune.commands.keys import keys_app, verify
+from medtune.commands.retract import retract
+from medtune.commands.serve import export, predict, serve
 from medtune.params.errors import UserError
 from medtune.params.recipe import PARAMS, load_recipe
+from medtune.registry.plain_json import to_json
 
 app = typer.Typer(
     help="Fine-tune a Korean medical LLM as a pipeline. Run in the project's folder; `make run` runs the pipeline.",
@@ -18,6 +25,13 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="List, show, choose and check recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(keys_app, name="keys")
+COMMANDS = (
+    *(registry.promote, registry.reject, registry.rollback, registry.retire),
+    *(history, lineage, compare, verify, doctor, retract, serve, predict, export),
+)
+for command in COMMANDS:
+    app.command()(command)
 
 
 @recipe_app.command("list")
@@ -99,7 +113,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="print JSON, for
     from medtune.registry.status import read_status, render
 
     state = read_status(Path("."), load_recipe())
-    print(json.dumps(state, ensure_ascii=False, indent=2) if as_json else render(state))
+    print(to_json(state) if as_json else render(state))
 
 
 @app.command()
@@ -232,10 +246,13 @@ def ui(
     from medtune.tracking.store import open_store
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    store = open_store()
+    if store.startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI names a server that runs already: open {store}")
     python = [sys.executable, "-m"]
     servers = {
         f"MLflow   http://127.0.0.1:{mlflow_port}   (models: medgpt-ko)": [
-            *python, "mlflow", "server", "--backend-store-uri", open_store(),
+            *python, "mlflow", "server",
             "--default-artifact-root", "mlruns/artifacts", "--workers", "1", "--host", "127.0.0.1",
             "--port", str(mlflow_port),
         ],
@@ -243,12 +260,14 @@ def ui(
             *python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port),
         ],
     }  # fmt: skip
+    # by the environment: a database's password would be seen in the list of processes
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": store}
     running = []
     Path("mlruns").mkdir(exist_ok=True)  # tracking may be elsewhere
     log = Path("mlruns/ui.log").open("ab")  # noqa: SIM115 - the servers write to it for as long as they run
     try:
         for address, command in servers.items():
-            running.append(subprocess.Popen(command, stdout=log, stderr=log))
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
             print(address)
         print("both start in some seconds; their log is mlruns/ui.log; Ctrl-C ends them")
         while all(process.poll() is None for process in running):
@@ -267,11 +286,27 @@ def ui(
 
 
 def main() -> None:
-    """Entry point: a UserError becomes its sentence on stderr and exit status 1."""
+    """Entry point: a UserError or an OSError becomes a sentence on stderr and exit status 1; no password is written."""
+    from medtune.tracking.secrets import guard_output, redact
+
+    guard_output()
     try:
         app()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {redact(error)}")
+    except OSError as error:  # a folder where a file was meant, a disk that is full, no right to write
+        sys.exit(f"error: {redact(_sentence(error))}")
+    except UnicodeEncodeError:
+        if not any("\udc80" <= sign <= "\udcff" for word in sys.argv for sign in word):
+            raise
+        sys.exit("error: an argument holds bytes that are no UTF-8; type it anew, or rename the file")
+
+
+def _sentence(error: OSError) -> str:
+    """The file's name before the system's words, on one line."""
+    said = " ".join(str(error.strerror or error).split()) or type(error).__name__
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(names)}: {said}" if names else said
 
 
 if __name__ == "__main__":

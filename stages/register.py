@@ -11,24 +11,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medtune.params.errors import RecipeError, RegistryError, UserError
+from medtune.params.errors import RecipeError, UserError
 from medtune.params.lines import place
 from medtune.params.recipe import Recipe, load_recipe
 from medtune.registry import tags
+from medtune.registry.adopt import adopt
 from medtune.registry.card import describe
-from medtune.registry.champion import aliased, verified
+from medtune.registry.champion import named, verified
 from medtune.registry.comparison import Rivals, align
 from medtune.registry.evidence import (
     Evidence,
     decision_key,
     git_tags,
     identity_tags,
+    ledger_evaluation,
+    ledger_record,
     look_key,
     read_evidence,
     scored_rows,
+    split_rows,
 )
 from medtune.registry.flavor import write_flavor
-from medtune.registry.gate import Decision, Finding, asks_for_a_look, decide, unknown_figure
+from medtune.registry.gate import APPROVED, Decision, Finding, asks_for_a_look, decide, unknown_figure
+from medtune.registry.keys import signer
+from medtune.registry.ledger import Ledger, open_ledger
 from medtune.registry.licences import check, licence_finding, licence_tags, parts_of
 from medtune.registry.looks import Looks, read_looks, take_look
 from medtune.registry.record import record_run
@@ -38,15 +44,15 @@ from medtune.registry.registrar import (
     Half,
     Registered,
     Registration,
-    find,
     register,
     registry_lock,
 )
 from medtune.registry.release import write_release_card
 from medtune.registry.scores import KEPT, champion_scores, keep_scores, kept_scores
-from medtune.registry.versions import ADAPTER, MERGED, keep_version, version_path
+from medtune.registry.standing import Standing, standings
+from medtune.registry.versions import ADAPTER, MERGED, keep_version, rows_digest_of, version_path
 from medtune.tracking.runs import finish
-from medtune.tracking.store import connect, open_store
+from medtune.tracking.store import connect, open_store, store_errors
 from stages.stage import run_stage
 
 REPORT = Path("reports/register.json")
@@ -55,36 +61,44 @@ SOURCES = {ADAPTER: Path("data/adapter"), MERGED: Path("data/merged")}
 
 def main(root: Path = Path("."), client: Any = None) -> None:
     recipe = load_recipe(root / "params.yaml")
+    uri = open_store(root)
+    with store_errors(uri):
+        _register(root, recipe, uri, client)
+
+
+def _register(root: Path, recipe: Recipe, uri: str, client: Any) -> None:
     evidence = read_evidence(root)
     rows = scored_rows(root, evidence)
     if unknown := unknown_figure(recipe.gate, evidence.reports):
         name, sentence = unknown
         where = place(root / "params.yaml", "gate", "checks", name, "figure")
         raise RecipeError(f"{where}: gate.checks.{name}.figure: {sentence}")
-    uri = open_store(root)
-    if uri.startswith("http"):
-        raise RegistryError(
-            f"MLFLOW_TRACKING_URI is {uri}: a tracking server takes no version from a local folder; unset it, or name "
-            "a database"
-        )
-    client = client or connect(uri)
+    client, ledger = client or connect(uri), open_ledger(root)
     run_id = record_run(uri, root, recipe, evidence)
 
     with registry_lock(root):
+        names = recipe.register_
+        ledger.verify()  # an edited row could name another champion, and nobody is judged against that
+        with ledger.lock(names.model):
+            adopt(client, ledger, names.model, names.adapter_model)
         use, waivers = recipe.register_.intended_use, [dict(waiver) for waiver in recipe.register_.waivers]
         parts = _parts(client, recipe, evidence)
         licences = check(use, parts, waivers)
         tagged = licence_tags(use, parts, licences, waivers)
-        registration = _registration(client, root, recipe, evidence, run_id, tagged)
-        rival = _rival(client, root, recipe, evidence, rows["merged"])
-        key = decision_key(recipe, evidence, parts, rival.problem if rival else "")
+        registration = _registration(uri, client, ledger, root, recipe, evidence, run_id, tagged, waivers)
+        first = _rival(ledger, root, recipe, evidence, rows["merged"])
+        key = decision_key(recipe, evidence, parts, first.problem if first else "")
         more = [licence_finding(use, licences)]
-        done = register(
-            client, registration, key, lambda champion: _judge(root, recipe, evidence, rows, champion, rival, more)
-        )
+
+        def judge(against: Standing | None) -> Decision:
+            # asked anew where another champion came first: the rival is then another
+            rival = _rival(ledger, root, recipe, evidence, rows["merged"], against)
+            return _judge(root, ledger, recipe, evidence, rows, against, rival, more)
+
+        done = register(root, client, ledger, registration, key, judge, names.promotion)
         keep_scores(root, evidence.version, _kept(rows["merged"]))
-        looks = read_looks(root, evidence.holdout, recipe.gate.alpha, recipe.gate.looks)
-        champion = aliased(client, recipe.register_.model, tags.CHAMPION)
+        looks = read_looks(root, ledger, evidence.holdout, recipe.gate.alpha, recipe.gate.looks)
+        champion = named(ledger, names.model, tags.CHAMPION)
 
     report = _report(recipe, evidence, run_id, done, champion, looks)
     temporary = root / REPORT.with_name(f".{REPORT.name}.tmp")
@@ -125,19 +139,40 @@ def _carried(client: Any, name: str, number: str, half: str) -> str | None:
 
 
 def _registration(
-    client: Any, root: Path, recipe: Recipe, evidence: Evidence, run_id: str, licences: dict[str, str]
+    uri: str,
+    client: Any,
+    ledger: Ledger,
+    root: Path,
+    recipe: Recipe,
+    evidence: Evidence,
+    run_id: str,
+    licences: dict[str, str],
+    waivers: list[dict[str, Any]],
 ) -> Registration:
     """The version's files in place, and what the registry is to say of them."""
     names, digest = recipe.register_, evidence.version
-    known = find(client, names.model, digest) or find(client, names.adapter_model, digest)
-    registered = known and {"manifest": known.tags[tags.MANIFEST], "content": known.tags[tags.CONTENT]}
+    known = standings(ledger, names.model).get(digest)
+    body = known.registered.body if known else {}
     created = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC)
 
     def dress(merged: Path) -> None:
         write_flavor(merged, digest, str(evidence.base.get("id")), created, run_id)
 
-    files = keep_version(root, digest, {part: root / source for part, source in SOURCES.items()}, dress, registered)
+    kept = body.get("files", "local")
+    if known and kept != "local":  # what the store holds is what was registered; the workspace may hold other bytes
+        verified(root, known)
+    rows = split_rows(root, evidence)
+    files = keep_version(
+        root, digest, {part: root / source for part, source in SOURCES.items()}, dress,
+        {"manifest": body["manifest"], "content": body["content"]} if known else None, rows,
+    )  # fmt: skip
     place = version_path(root, digest)
+    sources = {ADAPTER: str(place / ADAPTER), MERGED: str(place / MERGED)}
+    if uri.startswith("http"):  # a server takes no version from a local folder
+        from medtune.registry.remote import upload_version
+
+        sources = upload_version(client, run_id, place, digest)
+        kept = sources[MERGED].rpartition("/")[0]
     identity = identity_tags(evidence) | {
         tags.CANDIDATE: evidence.candidate,
         tags.MANIFEST: files["manifest"],
@@ -147,20 +182,39 @@ def _registration(
     return Registration(
         version=digest,
         run_id=run_id,
-        adapter=Half(names.adapter_model, str(place / ADAPTER), ADAPTER_NOTE),
-        merged=Half(names.model, str(place / MERGED), MERGED_NOTE),
+        adapter=Half(names.adapter_model, sources[ADAPTER], ADAPTER_NOTE),
+        merged=Half(names.model, sources[MERGED], MERGED_NOTE),
         identity=identity,
         describe=lambda decision, adapter: describe(recipe, evidence, decision, run_id, adapter),
         licences=licences,
+        record=ledger_record(root, evidence)
+        | files
+        | {
+            "rows": rows_digest_of(place),
+            "parent": _parent(ledger, recipe),
+            "signed_by": signer(place),
+            "files": kept,
+        },
+        evaluation=ledger_evaluation(evidence),
+        waivers=waivers,
     )
+
+
+def _parent(ledger: Ledger, recipe: Recipe) -> str | None:
+    """The version that training went on from: a row that touched it touched this one too."""
+    if recipe.train.init == "base":
+        return None
+    found = standings(ledger, recipe.register_.model).values()
+    return next((item.version for item in found if item.adapter_number == recipe.train.init), None)
 
 
 def _judge(
     root: Path,
+    ledger: Ledger,
     recipe: Recipe,
     evidence: Evidence,
     rows: dict[str, list[dict]],
-    champion: Any | None,
+    champion: Standing | None,
     rival: Rivals | None,
     more: list[Finding],
 ) -> Decision:
@@ -178,28 +232,27 @@ def _judge(
     if champion is not None and rival is not None and rival.problem:
         closed = f"the champion cannot be compared with: {rival.problem}"
     elif asks_for_a_look(gate, champion is not None):
-        against = champion and champion.tags.get(tags.VERSION)
+        against, model = champion and champion.version, recipe.register_.model
         key = look_key(recipe, evidence, against)
-        if not take_look(root, evidence.holdout, key, evidence.version, against, gate.alpha, gate.looks):
-            closed = read_looks(root, evidence.holdout, gate.alpha, gate.looks).sentence
+        if not take_look(root, ledger, model, evidence.holdout, key, evidence.version, against, gate.alpha, gate.looks):
+            closed = read_looks(root, ledger, evidence.holdout, gate.alpha, gate.looks).sentence
     return decide(gate, evidence.reports, rivals, closed, more)
 
 
-def _rival(client: Any, root: Path, recipe: Recipe, evidence: Evidence, rows: list[dict]) -> Rivals | None:
+def _rival(
+    ledger: Ledger, root: Path, recipe: Recipe, evidence: Evidence, rows: list[dict], against: Standing | None = None
+) -> Rivals | None:
     """The champion's scores beside the candidate's; None where no check asks for them or it has no rival."""
-    champion = aliased(client, recipe.register_.model, tags.CHAMPION)
-    if champion is None or champion.tags.get(tags.VERSION) == evidence.version:
+    champion = against or named(ledger, recipe.register_.model, tags.CHAMPION)
+    if champion is None or champion.version == evidence.version:
         return None
     if not any(check.against == "champion" for check in recipe.gate.comparisons.values()):
         return None
-    digest, who = champion.tags.get(tags.VERSION), f"champion version {champion.version}"
-    ids = [row["row_id"] for row in rows]
+    who, ids = f"champion version {champion.number}", [row["row_id"] for row in rows]
     try:
-        if digest is None:
-            verified(root, champion)  # raises: nothing of ours was registered under the alias
-        theirs = kept_scores(root, digest, ids)
+        theirs = kept_scores(root, champion.version, ids)
         if theirs is None:
-            theirs = champion_scores(root, recipe, digest, verified(root, champion), ids)
+            theirs = champion_scores(root, recipe, champion.version, verified(root, champion), ids)
     except UserError as error:  # a damaged champion stops no work; nobody is approved over it
         return Rivals(who, [], [], len(rows), f"its rows cannot be scored ({error})")
     return Rivals(who, *align(rows, theirs), len(rows))
@@ -210,7 +263,7 @@ def _kept(rows: list[dict]) -> list[dict]:
 
 
 def _report(
-    recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, champion: Any | None, looks: Looks
+    recipe: Recipe, evidence: Evidence, run_id: str, done: Registered, champion: Standing | None, looks: Looks
 ) -> dict[str, Any]:
     names = recipe.register_
     return {
@@ -224,7 +277,8 @@ def _report(
             "adapter": {"model": names.adapter_model, "number": done.adapter},
             "merged": {"model": names.model, "number": done.merged},
         },
-        "champion": champion and {"number": int(champion.version), "version": champion.tags.get(tags.VERSION)},
+        "champion": champion and {"number": champion.number, "version": champion.version},
+        "promotion": names.promotion,
         "looks": looks.record(),
     }
 
@@ -237,14 +291,22 @@ def _tell(report: dict[str, Any], done: Registered, looks: Looks, card: Path) ->
     again = "was registered before and stands as it is" if done.known else "registered"
     print(f"{names} {again}: {report['decision']}")
     print(looks.sentence)
-    if champion is None:
+    for sentence in done.told:
+        print(sentence)
+    if done.decision.outcome == APPROVED and report["promotion"] == "manual" and not _is_it(champion, merged):
+        print(f"promotion is manual: medtune promote {merged['number']} --by NAME --reason TEXT")
+    elif champion is None:
         print(f"{merged['model']} has no champion; the reasons above say what a candidate must reach")
-    elif champion["number"] == merged["number"]:
+    elif _is_it(champion, merged):
         print(f"it is the champion: models:/{merged['model']}@champion")
     else:
         print(f"the champion is version {champion['number']} ({str(champion['version'])[:12]}), as before")
     print(f"release card: {card}")
     print('next: medtune status | medtune ask "머리가 아프고 열이 나요." | make ui')
+
+
+def _is_it(champion: dict[str, Any] | None, merged: dict[str, Any]) -> bool:
+    return champion is not None and champion["number"] == merged["number"]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 
 from medtune.params.errors import UserError
+from medtune.tracking.secrets import guard_output, redact
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -19,13 +20,14 @@ def run_stage(main: Callable[[], None]) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of optional CPU kernels at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    guard_output()
     for stream in (sys.stdout, sys.stderr):  # under DVC and Prefect stdout is a pipe: show lines as they come
         stream.reconfigure(line_buffering=True)
     die_with_parent()
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {redact(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run `dvc repro` again to go on")
 

@@ -13,6 +13,7 @@ from medtune.corpus.data_docs import page
 from medtune.corpus.dialogue import constant_instruction, to_messages
 from medtune.corpus.expectations import Verdict, judge, table
 from medtune.corpus.records import read_records, write_records, write_text
+from medtune.corpus.retracted import RETRACTED, read_retracted
 from medtune.corpus.sift import Sifted, sift
 from medtune.params.errors import CorpusError
 from medtune.params.recipe import load_recipe
@@ -27,9 +28,10 @@ def main() -> None:
     recipe = load_recipe()
     limits, columns = recipe.validate_, recipe.download.columns
     records = list(read_records(RAW))
+    retracted = {row.row_id: row.sentence for row in read_retracted(RETRACTED).values()}
     constant = constant_instruction((record["row"] for record in records), columns)
     as_messages = partial(to_messages, format=recipe.download.format, columns=columns, constant_instruction=constant)
-    sifted = sift(records, limits, as_messages)
+    sifted = sift(records, limits, as_messages, retracted)
     # Written before anything can stop the stage, so that whoever must mend the rows can look at them
     kept = write_records(GOOD, (row.record() for row in sifted.good))
     aside = write_records(QUARANTINE, (row.quarantined() for row in sifted.bad))
@@ -40,7 +42,7 @@ def main() -> None:
             "aside: rows got lost; run `dvc repro -f -s download`, then `dvc repro`"
         )
     verdict = judge(table(sifted), limits, plain_text=recipe.download.format == "text")
-    report = _report(sifted, verdict, dataset)
+    report = _report(sifted, verdict, dataset, retracted.keys() - {row.id for row in sifted.rows})
     write_text(DOCS, page(sifted, verdict, limits, report["data_digest"]))
     write_text(REPORT, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     _tell(report)
@@ -48,14 +50,20 @@ def main() -> None:
         raise CorpusError(_refusal(sifted, verdict))
 
 
-def _report(sifted: Sifted, verdict: Verdict, dataset: dict) -> dict:
+def _report(sifted: Sifted, verdict: Verdict, dataset: dict, absent: set[str]) -> dict:
     notes = [note for file in dataset["files"] for note in file.get("notes", [])]
     notes += [f"warning: {c.says}: no, {c.observed}" for c in verdict.checks if c.verdict == "warning"]
+    if absent:  # an id is taken over the messages: another download.format or system prompt makes other ids
+        notes.append(
+            f"warning: {len(absent)} of the ids in {RETRACTED} are of no row that came in, such as "
+            f"{min(absent)[:12]}: those rows are gone from the sources, or other download.columns gave them other ids"
+        )
     return {
         "rows_in": len(sifted.rows),
         "rows_out": len(sifted.good),
         "quarantined": len(sifted.bad),
         "reasons": sifted.reasons(),
+        "retracted": sum(row.retracted for row in sifted.rows),
         "splits": sifted.splits(),
         "clusters": sifted.clusters,
         "near_duplicates": sum(row.near_duplicate for row in sifted.good),

@@ -60,6 +60,27 @@ def write_tiny_base(path: Path, hidden: int = 64, layers: int = 2, seed: int = 0
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_keys(tmp_path_factory: pytest.TempPathFactory):
+    """A developer's own keys, ledger and servers are no part of a test."""
+    own = ("MEDTUNE_KEYS", "MEDTUNE_KEY_PASSWORD", "MEDTUNE_SIGNING", "MEDTUNE_LEDGER_URI", "MEDTUNE_ACTOR")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*own, "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            patch.delenv(name, raising=False)
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_store_in_the_checkout():
+    """MLflow, asked without an address, makes mlflow.db where it stands: nobody's test may leave it here."""
+    yield
+    store = ROOT / "mlflow.db"
+    if store.exists():
+        store.unlink(missing_ok=True)
+        pytest.fail(f"MLflow was asked without a tracking address, and made {store.name}; name a store of the test's")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("tiny") / "base")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medtune.cli import app
+from medtune.cli import app, main
 from medtune.params.errors import RecipeError
 from medtune.params.recipe import load_recipe
 
@@ -93,3 +93,30 @@ def test_errors_are_sentences(project):
     with pytest.raises(RecipeError):
         CliRunner().invoke(app, ["recipe", "show", "no"], catch_exceptions=False)
     assert "champion" in fails("ask", "머리가 아파요.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", ".", "out.jsonl"], ".: Is a directory"),
+        (["retract", "--file", "recipes", "--reason", "x"], "recipes: Is a directory"),
+        (["retract", "ab" * 32, "--even-unknown", "--reason", b"\xff"], "an argument holds bytes that are no UTF-8"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(project, arguments, said):
+    command = [sys.executable, "-m", "medtune.cli", *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, cwd=project, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {said}"), done.stderr
+
+
+def test_an_error_of_the_system_tells_no_password(monkeypatch, capsys):
+    def fail() -> None:
+        raise FileNotFoundError(2, "No such\nfile", "postgresql://me:geheim@host/x")
+
+    monkeypatch.setattr("medtune.cli.app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == "error: postgresql://me:***@host/x: No such file"

@@ -31,7 +31,7 @@ MADE = [
 ]
 WRITTEN = [
     *("data/sample/dialogues.jsonl", "data/incoming/README.md", "data/questions.jsonl", "data/README.md"),
-    *("data/first_seen.txt", "reports/register.json", "dvc.lock"),
+    *("data/first_seen.txt", "data/retracted.jsonl", "reports/register.json", "dvc.lock"),
 ]
 STAGES = ["download", "validate", "tokenize", "train", "merge", "evaluate", "register"]
 
@@ -247,6 +247,27 @@ def test_rows_that_arrive_are_seen_and_notes_beside_them_are_not(copy):
             assert copy.listed() == runs, name
         finally:
             path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_a_retracted_row_runs_validate_and_so_trains_anew(copy):
+    path = copy.root / "data/retracted.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before + b"one more\n")
+    try:
+        assert copy.listed() == ["validate"]
+        assert and_downstream(read_graph(ROOT), {"validate"}) == STAGES[1:]
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_fresh_clone_has_the_list_of_retracted_rows_and_none_on_it():
+    """DVC stops at a dep that is missing; and the template retracts nobody's rows."""
+    tracked = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "data/retracted.jsonl"]
+    listed = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    assert listed.stdout.split() == ["data/retracted.jsonl"]
+    assert (ROOT / "data/retracted.jsonl").read_bytes() == b""
 
 
 def test_a_folder_without_new_rows_is_as_good_as_none(copy):

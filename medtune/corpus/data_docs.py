@@ -51,10 +51,12 @@ figcaption { color: var(--soft); font-size: .9rem; } svg { width: 100%; height: 
 def page(sifted: Sifted, verdict: Verdict, limits: Validate, data_digest: str) -> str:
     """The whole page as HTML: verdict, rows and their split, what was set aside, what was checked, lengths."""
     total, good, bad = len(sifted.rows), len(sifted.good), len(sifted.bad)
+    retracted = sum(row.retracted for row in sifted.rows)
+    uncounted = f", to which the {retracted:,} that were retracted do not count" if retracted else ""
     sections = [
         _verdict(verdict),
         f"<p>{total:,} rows came in. {good:,} are good and {bad:,} ({_share(bad, total)}) were set aside; "
-        f"the recipe bears {limits.max_quarantine_share:.1%}.</p>",
+        f"the recipe bears {limits.max_quarantine_share:.1%}{uncounted}.</p>",
         _bar(sifted),
         _near(sifted),
         _reasons(sifted),

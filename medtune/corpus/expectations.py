@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import TYPE_CHECKING
 
-from medtune.corpus.sift import REASONS, Sifted
+from medtune.corpus.sift import REASONS, RETRACTED, Sifted
 from medtune.params.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ PLAIN = {
         "No row is nearly the same as rows on two sides of the split",
         "The row is nearly the same as rows on two sides of the split",
     ),
+    RETRACTED: ("No row was retracted", "The row was retracted (data/retracted.jsonl) and is no longer learned from"),
 }
 
 # What to do about a table that fails as a whole
@@ -106,10 +107,11 @@ class Verdict:
 
 
 def table(sifted: Sifted) -> pd.DataFrame:
-    """One line per raw row, good or not, with COLUMNS; a missing measure is null."""
+    """One line per raw row, good or not, with COLUMNS; a missing measure is null. Without rows that were retracted: who
+    takes a row back must not stop the pipeline by the share that may be set aside."""
     import pandas as pd
 
-    return pd.DataFrame([row.measures() for row in sifted.rows], columns=list(COLUMNS))
+    return pd.DataFrame([row.measures() for row in sifted.rows if not row.retracted], columns=list(COLUMNS))
 
 
 def judge(frame: pd.DataFrame, limits: Validate, plain_text: bool = False) -> Verdict:

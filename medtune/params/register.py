@@ -52,6 +52,7 @@ class Register(Section):
     experiment: str = Field(default="medtune", pattern=r"^[\w-]{1,64}$")
     intended_use: Literal["research", "commercial"] = "research"
     waivers: list[Waiver] = Field(default_factory=list)
+    promotion: Literal["auto", "manual"] = "auto"
 
     @property
     def adapter_model(self) -> str:

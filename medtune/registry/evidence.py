@@ -186,6 +186,48 @@ def identity_tags(evidence: Evidence) -> dict[str, str]:
     return {key: str(value) for key, value in tags.items() if value not in (None, "")}
 
 
+def ledger_record(root: Path, evidence: Evidence) -> dict[str, Any]:
+    """What the ledger's `registered` says of what a version is made of."""
+    reports, base, dataset = evidence.reports, evidence.base, evidence.dataset
+    git = git_tags(root)
+    return {
+        "candidate": evidence.candidate,
+        "data": reports["validate"].get("data_digest"),
+        "tokens": reports["tokenize"].get("tokens_digest"),
+        "base": {name: base.get(name) for name in ("id", "revision", "license", "fingerprint")},
+        "dataset": {name: dataset.get(name) for name in ("id", "revision", "license")},
+        "git": {name.partition(".")[2]: value for name, value in git.items()},
+        **ledger_evaluation(evidence),
+    }
+
+
+def ledger_evaluation(evidence: Evidence) -> dict[str, Any]:
+    """What the ledger's `evaluated` says: by which figures on which test rows."""
+    return {"evaluation": _digest(evidence.reports["evaluate"]), "test": evidence.reports["evaluate"]["test_digest"]}
+
+
+def split_rows(root: Path, evidence: Evidence) -> dict[str, Any]:
+    """{"data", "tokens", "splits": {split: [row ids]}}: the rows that this version was trained, watched and judged on.
+
+    Those of data/valid, less the rows that were too long for tokenize.max_length.
+    """
+    dropped = set(evidence.reports["tokenize"].get("dropped", ()))
+    splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    try:
+        with (root / VALID).open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                if row["row_id"] not in dropped:
+                    splits[row["split"]].append(row["row_id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RegistryError(f"{root / VALID} cannot be read ({error}); run `dvc repro -f -s validate`") from None
+    reports = evidence.reports
+    return {
+        "data": reports["validate"].get("data_digest"),
+        "tokens": reports["tokenize"].get("tokens_digest"),
+        "splits": splits,
+    }
+
+
 def git_tags(root: Path) -> dict[str, str]:
     """Commit and whether files differ from it; {} outside a git repository or before the first commit.
 

@@ -14,9 +14,10 @@ from medtune.evaluation.release_card.data import gather
 from medtune.evaluation.release_card.writing import write
 from medtune.params.errors import RegistryError
 from medtune.registry import tags
-from medtune.registry.champion import aliased
+from medtune.registry.champion import named
 from medtune.registry.evidence import Evidence, git_tags
-from medtune.registry.registrar import find
+from medtune.registry.ledger import Ledger, open_ledger, read_ledger
+from medtune.registry.standing import standings
 from medtune.tracking.store import connect, open_store
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def write_release_card(
     looks: Mapping[str, Any],
 ) -> Path:
     """Write the card of the decision that stands, log it in the run, and return the page's path."""
-    model = recipe.register_.model
+    model, ledger = recipe.register_.model, open_ledger(root)
     version = client.get_model_version(model, str(done.merged))
     data = gather(
         root,
@@ -51,7 +52,7 @@ def write_release_card(
             "run_id": run_id,
             "decided_at": version.tags.get(tags.DECIDED_AT),
             "versions": versions,
-            "champion": _rival(client, model, version.tags.get(tags.AGAINST)),
+            "champion": _rival(client, ledger, model, version.tags.get(tags.AGAINST)),
             "licences": licences,
             "looks": looks,
             "git": git_tags(root),
@@ -68,14 +69,13 @@ def champion_reports(root: Path, recipe: "Recipe") -> Path:
 
     RegistryError where there is no champion, or its run does not keep them.
     """
-    model = recipe.register_.model
-    client = connect(open_store(root))
-    found = aliased(client, model, tags.CHAMPION)
-    if found is None:
+    model, ledger = recipe.register_.model, read_ledger(root)
+    found = named(ledger, model, tags.CHAMPION)
+    if ledger is None or found is None:
         raise RegistryError(f"{model} has no champion yet; review against the base")
-    told = _rival(client, model, found.tags.get(tags.VERSION)) or {}
+    told = _rival(connect(open_store(root)), ledger, model, found.version) or {}
     if "answers" not in told:
-        raise RegistryError(f"the run of {model} version {found.version} keeps no answers to review; take the base")
+        raise RegistryError(f"the run of {model} version {found.number} keeps no answers to review; take the base")
     folder = root / "data/review/champion"
     (folder / "evaluate").mkdir(parents=True, exist_ok=True)
     report = json.dumps(told["evaluate"], ensure_ascii=False).encode()
@@ -86,20 +86,22 @@ def champion_reports(root: Path, recipe: "Recipe") -> Path:
     return folder
 
 
-def _rival(client: Any, model: str, digest: str | None) -> dict[str, Any] | None:
+def _rival(client: Any, ledger: Ledger, model: str, digest: str | None) -> dict[str, Any] | None:
     """The champion that was judged against, with the figures and answers of its own run; None where there was none."""
-    if not digest or digest == "none" or (version := find(client, model, digest)) is None:
+    version = standings(ledger, model).get(digest) if digest and digest != "none" else None
+    if version is None:
         return None
-    told: dict[str, Any] = {"number": int(version.version), "version": digest}
-    if (report := _artifact(client, version.run_id, "reports/evaluate.json")) is None:
+    run_id = version.registered.body["run_id"]
+    told: dict[str, Any] = {"number": version.number, "version": digest}
+    if (report := _artifact(client, run_id, "reports/evaluate.json")) is None:
         return told
     evaluate = json.loads(report.read_text(encoding="utf-8"))
     if evaluate.get("version") != digest:
         # a run is a candidate's: another merge of the same adapter has written its own report there since
-        print(f"the run of champion version {version.version} holds another version's report: the card goes without")
+        print(f"the run of champion version {version.number} holds another version's report: the card goes without")
         return told
     told["evaluate"] = evaluate
-    if (answers := _artifact(client, version.run_id, "evaluate/answers.jsonl")) is not None:
+    if (answers := _artifact(client, run_id, "evaluate/answers.jsonl")) is not None:
         told["answers"] = answers
     return told
 

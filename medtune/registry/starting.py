@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from medtune.params.errors import RegistryError
 from medtune.registry import tags
-from medtune.registry.champion import verified
-from medtune.registry.versions import ADAPTER
+from medtune.registry.verify import verify_version
+from medtune.registry.versions import ADAPTER, version_path
 from medtune.tracking.store import connect
 
 if TYPE_CHECKING:
@@ -37,4 +37,10 @@ def starting_adapter(uri: str, root: Path, recipe: "Recipe") -> tuple[Path, str]
         there = sorted(int(found.version) for found in client.search_model_versions(f"name='{model}'"))
         known = f"it has {', '.join(map(str, there))}" if there else "it has none yet; write train.init: base"
         raise RegistryError(f"train.init: {number}, and {model} has no version {number}; {known}") from None
-    return verified(root, version) / ADAPTER, version.tags[tags.VERSION]
+    digest = version.tags.get(tags.VERSION)
+    for tag in (tags.VERSION, tags.MANIFEST):
+        if not version.tags.get(tag):
+            raise RegistryError(f"{model} version {number} was not registered by medtune (it has no tag {tag})")
+    path = version_path(root, digest)
+    verify_version(path, version.tags.get(tags.MANIFEST))
+    return path / ADAPTER, digest

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from medtune.tracking.runs import CURVE
+from medtune.tracking.secrets import redact
 from medtune.tracking.store import connect
 
 log = logging.getLogger(__name__)
@@ -91,5 +92,5 @@ class MlflowCallback(TrainerCallback):
             log.warning(
                 "MLflow does not take the curve (%s: %s); training goes on, register completes it from history.jsonl",
                 type(error).__name__,
-                error,
+                redact(error),
             )

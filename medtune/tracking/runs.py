@@ -8,19 +8,33 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from medtune.params.errors import RegistryError
-from medtune.tracking.store import artifact_root, connect, lock
+from medtune.tracking.store import artifact_root, connect, lock, store_errors
 
 CANDIDATE = "medtune.candidate"  # the tag that makes the run findable
 ARTIFACTS = "medtune.artifacts"  # digest of what was uploaded last
 CURVE = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
 
 
+def _speaking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A store that is away or refuses us is a sentence; the first argument is its URI."""
+
+    @wraps(function)
+    def speaks(uri: str, *args: Any, **kwargs: Any) -> Any:
+        with store_errors(uri):
+            return function(uri, *args, **kwargs)
+
+    return speaks
+
+
+@_speaking
 def candidate_run(uri: str, experiment: str, candidate: str, name: str, tags: Mapping[str, str] | None = None) -> str:
     """The id of the one run of this candidate (64 hex), made if there is none.
 
@@ -32,10 +46,14 @@ def candidate_run(uri: str, experiment: str, candidate: str, name: str, tags: Ma
     client = connect(uri)
     with lock(uri):
         experiment_id = _experiment(client, uri, experiment)
-        found = client.search_runs([experiment_id], f"tags.`{CANDIDATE}` = '{candidate}'", max_results=1)
+        found = _runs_of(client, experiment_id, candidate)
         if not found:
-            run = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), CANDIDATE: candidate})
-            return run.info.run_id
+            made = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), CANDIDATE: candidate}).info
+            # The lock is this host's. Where another host made a run in the same moment both see two, agree on the
+            # first and leave one; its curve, if the other run has shown any, comes at register from history.jsonl.
+            found = _runs_of(client, experiment_id, candidate)
+            if found and found[0].info.run_id != made.run_id:
+                client.delete_run(made.run_id)
         info = found[0].info
         for key, value in (tags or {}).items():
             if key not in found[0].data.tags:
@@ -45,6 +63,7 @@ def candidate_run(uri: str, experiment: str, candidate: str, name: str, tags: Ma
         return info.run_id
 
 
+@_speaking
 def log_record(
     uri: str,
     run_id: str,
@@ -85,6 +104,7 @@ def log_record(
         client.set_tag(run_id, ARTIFACTS, digest.hexdigest())  # last: a kill before it uploads once more
 
 
+@_speaking
 def log_curve(uri: str, run_id: str, history: Iterable[Mapping[str, Any]]) -> int:
     """Add those points of the training curve that the run lacks; returns how many there were.
 
@@ -106,6 +126,7 @@ def log_curve(uri: str, run_id: str, history: Iterable[Mapping[str, Any]]) -> in
     return len(points)
 
 
+@_speaking
 def finish(uri: str, run_id: str, status: str = "FINISHED") -> None:
     """End the run; one that has ended so before keeps its end time."""
     client = connect(uri)
@@ -149,11 +170,23 @@ def _chunks(items: list, size: int) -> Iterator[list]:
         yield part
 
 
+def _runs_of(client: Any, experiment_id: str, candidate: str) -> list[Any]:
+    """Runs of a candidate, in an order that every host sees alike."""
+    runs = client.search_runs([experiment_id], f"tags.`{CANDIDATE}` = '{candidate}'", max_results=100)
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
 def _experiment(client: Any, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         root = artifact_root(uri)
-        return client.create_experiment(name, (root / "runs" / name).as_uri() if root else None)
+        try:
+            return client.create_experiment(name, f"{root.rstrip('/')}/runs/{quote(name)}" if root else None)
+        except MlflowException as error:  # names are unique: another host was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+                raise
     if found.lifecycle_stage == "deleted":  # someone cleared it away in the UI; its name cannot be taken anew
         client.restore_experiment(found.experiment_id)
     return found.experiment_id

@@ -78,6 +78,7 @@ def test_an_unreadable_row_keeps_its_columns_and_its_reason_is_masked() -> None:
     (bad,) = sifted.bad
     assert bad.quarantined() == {
         "source": "rows.jsonl:1",
+        "row_id": None,
         "reasons": ["unreadable: no output; ***-****-**** *@*.**"],
         "row": {"question": "이름이 달라요", "secret": "a@b.kr"},
     }

@@ -259,6 +259,8 @@ def test_package_is_converted_once_by_two_that_ask_at_once(tmp_path: Path) -> No
     assert inputs["input_ids"][0, :2].tolist() == tokenizer("<|im_start|>system")["input_ids"]  # no BOS put before
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
     assert tokenizer.model_max_length == 8192
+    # numbers digit by digit, as SmolLM2 was trained: its GGUF names that by a word that transformers passes over
+    assert tokenizer.tokenize("x = 500")[-3:] == ["5", "0", "0"]
     model = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32)
     answer = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)

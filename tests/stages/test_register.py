@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry_checkout import QUESTIONS, Checkout, checkout, fresh_store, make_checkout, tiny_adapter
+from registry_checkout import QUESTIONS, ROOT, Checkout, checkout, fresh_store, make_checkout, tiny_adapter
 
 from medtune.params.errors import RecipeError, RegistryError
 from medtune.params.recipe import load_recipe
 from medtune.registry import tags
+from medtune.registry.ledger import open_ledger
 from medtune.registry.release import champion_reports
 from medtune.tracking.store import connect, open_store
 from stages.register import main
@@ -196,11 +197,10 @@ def test_a_kill_while_it_decides_gives_no_free_look(checkout: Checkout, monkeypa
         patch.setattr(stage, "decide", killed)
         with pytest.raises(KeyboardInterrupt):
             main(checkout.root)
-    (looks,) = (checkout.root / "mlruns/looks").iterdir()
-    before = looks.read_bytes()
-    assert len(before.splitlines()) == 1
+    ledger = open_ledger(checkout.root)
+    (before,) = ledger.events(kinds={"looked"})
     main(checkout.root)  # the same decision: the look is there already
-    assert looks.read_bytes() == before
+    assert ledger.events(kinds={"looked"}) == [before]
     assert report(checkout.root)["decision"] == "approved"
 
 
@@ -273,7 +273,24 @@ def test_lost_registry_is_registered_anew(checkout: Checkout) -> None:
     version = checkout.candidate("a")
     main(checkout.root)
     (checkout.root / "mlruns/mlflow.db").unlink()
-    main(checkout.root)
+
+    def again() -> subprocess.CompletedProcess:
+        # as DVC starts it: MLflow's connections of this process still hold the file that is gone
+        return subprocess.run(
+            [sys.executable, "-m", "stages.register"],
+            cwd=checkout.root,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    refused = again()  # the ledger went with it, and this checkout knows that there was one
+    assert refused.returncode == 1
+    assert "the ledger has only 0 rows" in refused.stderr
+    assert "Where that was meant, remove" in refused.stderr
+    (checkout.root / "mlruns/ledger.head").unlink()
+    done = again()
+    assert done.returncode == 0, done.stderr
     assert report(checkout.root)["champion"] == {"number": 1, "version": version}
 
 
@@ -359,10 +376,12 @@ def test_several_at_once_make_one_version(checkout: Checkout) -> None:
     assert len(now["runs"]) == 1
 
 
-def test_a_server_is_refused_before_anything_is_written(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_a_ledger_is_refused_before_anything_is_written(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout.candidate("a")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match="a tracking server takes no version from a local folder"):
+    with pytest.raises(RegistryError, match="set MEDTUNE_LEDGER_URI"):
         main(checkout.root)
     assert not (checkout.root / "mlruns/artifacts").exists()
 
