@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,9 +87,12 @@ def test_another_model_wears_the_same_rows_out(root: Path) -> None:
     assert not take(root, "c", of=2)
 
 
-def _take_one(root: Path, key: str, gate: object, taken: object) -> None:
+def _take_one(root: Path, key: str, gate: Any, taken: Any) -> None:
     gate.wait()
     taken.put((key, take(root, key)))
+    taken.close()
+    taken.join_thread()  # the answer is on its way
+    os._exit(0)  # the rest of a test process, with its threads and servers, is not this child's to take down
 
 
 def test_two_checkouts_share_one_budget_and_race_for_its_last_looks(
