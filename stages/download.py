@@ -16,6 +16,7 @@ from medtune.engine.base import resolve
 from medtune.engine.fit import check_recipe
 from medtune.params.download import Download
 from medtune.params.recipe import load_recipe
+from medtune.registry.registered_base import check_registered_base
 from stages.stage import run_stage
 
 RAW, BASE = Path("data/raw"), Path("data/base.json")
@@ -24,6 +25,8 @@ RAW, BASE = Path("data/raw"), Path("data/base.json")
 def main() -> None:
     recipe = load_recipe()
     base = resolve(recipe.base)
+    if note := check_registered_base(Path("."), recipe.base, base.path):
+        print(f"note: {note}")
     # here, and not first in train: a recipe that cannot run is refused before the rows are fetched and worked on
     check_recipe(base.path, recipe.tokenize, recipe.lora, recipe.train)
     gathered = gather(recipe.download)

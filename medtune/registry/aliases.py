@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from medtune.params.errors import RegistryError
-from medtune.registry.database import Connection, Unanswered, engine
+from medtune.registry.database import Connection, Unanswered, transaction
 from medtune.tracking.secrets import take_password
 from medtune.tracking.store import HOME, SQLITE
 
@@ -98,17 +98,8 @@ def _connect(uri: str, writes: str | None = None) -> Iterator[Connection]:
     """A transaction in MLflow's database. `writes`: the table that nobody else may write to meanwhile; two who insert
     the same key at once would else end in an IntegrityError."""
     try:
-        with engine(uri).connect() as connection:
-            sqlite = uri.startswith(SQLITE)
-            connection.execute("BEGIN IMMEDIATE" if sqlite and writes else "BEGIN")
-            try:
-                if writes and not sqlite:
-                    connection.execute(f"LOCK TABLE {writes} IN SHARE ROW EXCLUSIVE MODE")
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+        with transaction(uri, writes) as connection:
+            yield connection
     except Unanswered as error:
         raise Unreachable(f"MLflow: {error}") from None
 

@@ -128,3 +128,25 @@ def engine(uri: str) -> Sqlite | Server:
         return Sqlite(Path(uri.removeprefix(SQLITE)))
     scheme, _, rest = uri.partition(":")
     return Server(f"postgresql+psycopg:{rest}" if scheme in ("postgres", "postgresql") else uri)
+
+
+@contextmanager
+def transaction(uri: str, alone_on: str | None = None, also: str | None = None) -> Iterator[Connection]:
+    """A connection in one transaction: committed at the end, rolled back by whatever is raised.
+
+    `alone_on`: the table that nobody else may write to meanwhile (on SQLite, the whole file). `also`: on a server, a
+    statement to begin with instead, where there is no table yet to lock.
+    """
+    sqlite = uri.startswith(SQLITE)
+    with engine(uri).connect() as connection:
+        connection.execute("BEGIN IMMEDIATE" if sqlite and (alone_on or also) else "BEGIN")
+        try:
+            if not sqlite and also:
+                connection.execute(also)
+            elif not sqlite and alone_on:
+                connection.execute(f"LOCK TABLE {alone_on} IN SHARE ROW EXCLUSIVE MODE")
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")

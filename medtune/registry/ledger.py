@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.params.errors import RegistryError
-from medtune.registry.database import Connection, Server, Sqlite, engine
+from medtune.registry.database import Connection, Server, Sqlite, engine, transaction
 from medtune.tracking.store import HOME, SQLITE
 
 SCHEMA = 1
@@ -112,7 +112,7 @@ class Ledger:
         text = json.dumps(body or {}, ensure_ascii=False, sort_keys=True)
         if len(text) > LONGEST:
             raise RegistryError(f"the {event} event of {model} has {len(text):,} characters; {LONGEST:,} are allowed")
-        with self._writing() as connection:
+        with transaction(self._uri, TABLE) as connection:  # nobody else can write in it
             if check is not None:
                 seen = Ledger(self._engine, self._uri)
                 seen._open = connection
@@ -164,21 +164,6 @@ class Ledger:
         else:
             with self._engine.connect() as connection:
                 yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction that nobody else can write in."""
-        with self._engine.connect() as connection:
-            sqlite = self._uri.startswith(SQLITE)
-            connection.execute("BEGIN IMMEDIATE" if sqlite else "BEGIN")
-            try:
-                if not sqlite:
-                    connection.execute(f"LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     def _insert(
         self, connection: Connection, event: str, model: str, version: str | None, body: str, actor: str
@@ -261,8 +246,9 @@ def open_ledger(root: Path) -> Ledger:
         Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(engine(uri), uri, _head(root, uri))
     with ledger._engine.connect() as connection:
-        if not _has_table(connection, uri):
-            _make(connection, uri)
+        made = _has_table(connection, uri)
+    if not made:
+        _make(uri)
     return ledger
 
 
@@ -306,13 +292,10 @@ def _has_table(connection: Connection, uri: str) -> bool:
     return connection.execute(query, {"name": TABLE}).first() is not None
 
 
-def _make(connection: Connection, uri: str) -> None:
+def _make(uri: str) -> None:
     """Table, index and triggers in one transaction, by whoever comes first."""
-    sqlite = uri.startswith(SQLITE)
-    connection.execute("BEGIN IMMEDIATE" if sqlite else "BEGIN")
-    try:
-        if not sqlite:
-            connection.execute(f"SELECT pg_advisory_xact_lock({ADVISORY})")
+    kind = "sqlite" if uri.startswith(SQLITE) else "postgresql"
+    with transaction(uri, also=f"SELECT pg_advisory_xact_lock({ADVISORY})") as connection:
         if not _has_table(connection, uri):
             connection.execute(
                 f"CREATE TABLE {TABLE} (seq BIGINT PRIMARY KEY, schema_version INTEGER NOT NULL, "
@@ -321,12 +304,8 @@ def _make(connection: Connection, uri: str) -> None:
                 "previous CHAR(64) NOT NULL, digest CHAR(64) NOT NULL, body TEXT NOT NULL)"
             )
             connection.execute(f"CREATE INDEX {TABLE}_of ON {TABLE} (model, event, seq)")
-            for statement in _TRIGGERS["sqlite" if sqlite else "postgresql"]:
+            for statement in _TRIGGERS[kind]:
                 connection.execute(statement)
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 _TRIGGERS = {

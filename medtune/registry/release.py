@@ -40,7 +40,7 @@ def write_release_card(
 ) -> Path:
     """Write the card of the decision that stands, log it in the run, and return the page's path."""
     model, ledger = recipe.register_.model, open_ledger(root)
-    version = client.get_model_version(model, str(done.merged))
+    decided = standings(ledger, model)[evidence.version].decision
     data = gather(
         root,
         recipe.model_dump(mode="json", by_alias=True),
@@ -50,9 +50,9 @@ def write_release_card(
         done.decision.record(),
         {
             "run_id": run_id,
-            "decided_at": version.tags.get(tags.DECIDED_AT),
+            "decided_at": decided and decided.at,
             "versions": versions,
-            "champion": _rival(client, ledger, model, version.tags.get(tags.AGAINST)),
+            "champion": _rival(client, ledger, model, decided and decided.body.get("against")),
             "licences": licences,
             "looks": looks,
             "git": git_tags(root),
@@ -88,7 +88,7 @@ def champion_reports(root: Path, recipe: "Recipe") -> Path:
 
 def _rival(client: Any, ledger: Ledger, model: str, digest: str | None) -> dict[str, Any] | None:
     """The champion that was judged against, with the figures and answers of its own run; None where there was none."""
-    version = standings(ledger, model).get(digest) if digest and digest != "none" else None
+    version = standings(ledger, model).get(digest) if digest else None
     if version is None:
         return None
     run_id = version.registered.body["run_id"]

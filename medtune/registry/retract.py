@@ -31,7 +31,7 @@ from medtune.registry.retracted_rows import (
     said_of,
     touched_versions,
 )
-from medtune.registry.row_places import TOKENS, VALID, Place, Places, RowsOf, find_places, rows_of_version
+from medtune.registry.row_places import TOKENS, VALID, Place, Places, RowsOf, find_places, rows_wherever
 from medtune.registry.standing import Standing, champion, previous_champions, standings
 from medtune.tracking.store import HOME
 
@@ -133,7 +133,7 @@ def retract(
         )
     model, listed = recipe.register_.model, read_retracted(root / RETRACTED)
     versions = standings(ledger, model)
-    read = rows_of or rows_of_version(root)
+    read = rows_of or rows_wherever(root)
     places = find_places(root, recipe, versions, read)
     said = said_of(ledger, model)
     wanted = list(dict.fromkeys(places.resolve(text, (*listed, *said)) for text in ids))

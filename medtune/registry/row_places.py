@@ -116,6 +116,21 @@ def rows_of_version(root: Path) -> RowsOf:
     return read
 
 
+def rows_wherever(root: Path) -> RowsOf:
+    """As rows_of_version; of a version whose folder is not here, rows.json out of the store that it was sent to."""
+    here = rows_of_version(root)
+
+    def read(standing: Standing) -> dict[str, Any] | None:
+        sent = standing.registered.body.get("files", "local") != "local"
+        if not sent or version_path(root, standing.version).is_dir():
+            return here(standing)
+        from medtune.registry.version_record import read_record
+
+        return read_record(root, standing).rows
+
+    return read
+
+
 def find_places(root: Path, recipe: Recipe, versions: Mapping[str, Standing], rows_of: RowsOf) -> Places:
     """Look everywhere. CorpusError where a file of this checkout is broken: a row might be in it."""
     places = Places()

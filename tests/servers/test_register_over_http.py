@@ -13,7 +13,8 @@ from medtune.registry.champion import champion_dir
 from medtune.registry.ledger import open_ledger
 from medtune.registry.manifest import verify_manifest
 from medtune.registry.promotion import project, promote, rollback
-from medtune.registry.standing import champion
+from medtune.registry.row_places import rows_of_version, rows_wherever
+from medtune.registry.standing import champion, standings
 from medtune.tracking.store import open_store
 
 
@@ -50,6 +51,9 @@ def test_register_promote_and_roll_back(
 
     # another machine: no files here, and all there
     shutil.rmtree(root / "mlruns/artifacts/versions")
+    standing = standings(ledger, names.model)[second]
+    assert rows_of_version(root)(standing) is None
+    assert len(rows_wherever(root)(standing)["splits"]["test"]) == 24  # what a retraction looks into
     folder = champion_dir(root, recipe)
     verify_manifest(folder.parent)
     assert ledger.verify() > 0
