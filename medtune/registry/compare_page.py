@@ -6,8 +6,6 @@ Style, search and escaping are the card's (evaluation/release_card/page.py): no 
 security policy names script and style by their digests.
 """
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -16,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from medtune.evaluation.release_card.names import SETS
+from medtune.evaluation.release_card.self_contained import fitting, policy
 from medtune.evaluation.release_card.wording import moment, number
 from medtune.params.errors import RegistryError
 from medtune.registry.compare_tables import measured, paired_sentence, telling
 from medtune.registry.history_at import figure
 
 CARD = "medtune.evaluation.release_card"
-LIMIT = 4_500_000  # bytes: what a phone still opens; longer answers are cut until the page fits
 CUTS = (4000, 1200, 600, 300, 150, 80)  # characters of an answer that are shown
 VERDICTS = {"worse": "B is worse", "differs": "differs", "better": "B is better", "same": "same words"}
 
@@ -42,11 +40,7 @@ def write_page(path: Path, told: Mapping[str, Any]) -> Path:
 
 def page(told: Mapping[str, Any]) -> str:
     """The page. Its bytes depend on `told` alone."""
-    for cut in CUTS:
-        text = _render(told, cut)
-        if len(text.encode()) <= LIMIT:
-            break
-    return text
+    return fitting(lambda cut: _render(told, cut), CUTS)
 
 
 def _render(told: Mapping[str, Any], cut: int) -> str:
@@ -61,8 +55,7 @@ def _render(told: Mapping[str, Any], cut: int) -> str:
             t=told,
             style=Markup(style),
             script=Markup(script),
-            policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
-            "base-uri 'none'; form-action 'none'",
+            policy=policy(style, script),
             figures=measured(told["figures"]),
             judged=telling(told["figures"]["judged"]),
             paired=paired_sentence(told),
@@ -73,10 +66,6 @@ def _render(told: Mapping[str, Any], cut: int) -> str:
             finding=lambda found: "–" if found is None else figure(found).replace(f"{found['name']}: ", "", 1),
         )
     )
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _card(name: str) -> str:

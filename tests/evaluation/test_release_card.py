@@ -13,7 +13,8 @@ from evaluation.card_reports import digest, review
 from medtune.evaluation.release_card import charts
 from medtune.evaluation.release_card.data import gather, plain
 from medtune.evaluation.release_card.model_card import metadata, model_card
-from medtune.evaluation.release_card.page import LIMIT, page
+from medtune.evaluation.release_card.page import page
+from medtune.evaluation.release_card.self_contained import LIMIT
 from medtune.evaluation.release_card.writing import write
 from medtune.params.errors import EvaluationError
 

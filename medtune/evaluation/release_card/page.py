@@ -6,8 +6,6 @@ Script and style stand inline and are named by their digests in the page's conte
 a model wrote could run even if it got past the escaping.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -17,20 +15,16 @@ from markupsafe import Markup
 
 from medtune.evaluation.release_card import charts, facts
 from medtune.evaluation.release_card.names import FIGURES, SETS, VERDICTS
+from medtune.evaluation.release_card.self_contained import fitting, policy
 from medtune.evaluation.release_card.wording import flat, moment, number, share
 
-LIMIT = 4_500_000  # bytes: what a phone still opens; longer answers are cut until the page fits
 CUTS = (1200, 600, 300, 150, 80, 40)  # characters of an answer that are shown
 MODELS = {"base": "Base", "champion": "Champion", "adapter": "Candidate", "merged": "Candidate, merged"}
 
 
 def page(data: Mapping[str, Any]) -> str:
     """The page. Its bytes depend on `data` alone."""
-    for cut in CUTS:
-        text = _render(data, cut)
-        if len(text.encode()) <= LIMIT:
-            break
-    return text
+    return fitting(lambda cut: _render(data, cut), CUTS)
 
 
 def _render(data: Mapping[str, Any], cut: int) -> str:
@@ -43,8 +37,7 @@ def _render(data: Mapping[str, Any], cut: int) -> str:
             d=data,
             style=Markup(style),
             script=Markup(script),
-            policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
-            "base-uri 'none'; form-action 'none'",
+            policy=policy(style, script),
             outcome=outcome,
             mark={"approved": "✓", "rejected": "✕"}.get(outcome["id"], "?"),
             name=_name(data),
@@ -163,10 +156,6 @@ def _losses(history: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _written(value: Any, form: str) -> str:
     return form.format(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _file(name: str) -> str:
