@@ -204,7 +204,10 @@ def pids(project: SmallProject, process: subprocess.Popen) -> list[int]:
 def gone(pid: int, seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:  # asked in one step: it may end between two
             return True
         time.sleep(0.1)
     return False
