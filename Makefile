@@ -17,7 +17,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_HOME := $(CURDIR)/.prefect
-.PHONY: help setup run test lint ui clean lock
+# A stage is a process of its own: without bytecode each compiles its libraries anew, some ten seconds every time
+export PYTHONDONTWRITEBYTECODE :=
+# make run TARGET=staging: with the settings of targets/staging.env
+ifdef TARGET
+export MEDTUNE_TARGET := $(TARGET)
+endif
+.PHONY: help setup run stack test soak lint ui clean lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,16 +35,23 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv with $$($(PYTHON) --version)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@.ci/install $(VENV) $(SAMPLE_BASE)
+	@mkdir -p data/incoming
 	@touch $@
 
 run: $(READY) ## the whole pipeline on the active recipe: rows in, registered and promoted model out
-	@python -m flows.pipeline
+	@python -m medtune.tracking.targets python -m flows.pipeline
 
 test: $(READY) ## every test
 	@OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
+soak: $(READY) ## every test, and the exhaustive sweeps whole (an hour or two)
+	@MEDTUNE_SOAK=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
 lint: $(READY) ## ruff, formatting, Dockerfile
 	@ruff check . && ruff format --check . && hadolint Dockerfile
+
+stack: $(READY) ## MLflow, Prefect and a worker: retrains by itself on what comes into data/incoming (Ctrl-C ends all)
+	@python -m medtune.cli stack
 
 ui: $(READY) ## MLflow and Prefect in the browser (Ctrl-C ends both)
 	@python -m medtune.cli ui

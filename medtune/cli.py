@@ -1,6 +1,5 @@
 """The `medtune` command. Everything heavy is imported inside the command that needs it."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,15 @@ import typer
 
 from medtune.commands import registry
 from medtune.commands.doctor import doctor
+from medtune.commands.feedback import feedback
 from medtune.commands.history import compare, history, lineage
 from medtune.commands.keys import keys_app, verify
+from medtune.commands.publish import publish
 from medtune.commands.retract import retract
 from medtune.commands.serve import export, predict, serve
+from medtune.commands.stack import stack, ui
+from medtune.commands.sweep import sweep
+from medtune.commands.targets import choose_target, targets
 from medtune.params.errors import UserError
 from medtune.params.recipe import PARAMS, load_recipe
 from medtune.registry.plain_json import to_json
@@ -29,7 +33,9 @@ app.add_typer(keys_app, name="keys")
 COMMANDS = (
     *(registry.promote, registry.reject, registry.rollback, registry.retire),
     *(history, lineage, compare, verify, doctor, retract, serve, predict, export),
+    *(sweep, feedback, publish, targets, stack, ui),
 )
+app.callback()(choose_target)
 for command in COMMANDS:
     app.command()(command)
 
@@ -232,57 +238,6 @@ def review_status_command(
     from medtune.evaluation.review.votes import review_status
 
     print(review_status(Path("."), votes, tuple(sets.split(",")), _rival(against)))
-
-
-@app.command()
-def ui(
-    mlflow_port: Annotated[int, typer.Option(help="port of MLflow")] = 5000,
-    prefect_port: Annotated[int, typer.Option(help="port of Prefect")] = 4200,
-) -> None:
-    """Serve the MLflow and Prefect pages on loopback until Ctrl-C."""
-    import signal
-    import subprocess
-
-    from medtune.tracking.store import open_store
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    store = open_store()
-    if store.startswith("http"):
-        raise UserError(f"MLFLOW_TRACKING_URI names a server that runs already: open {store}")
-    python = [sys.executable, "-m"]
-    servers = {
-        f"MLflow   http://127.0.0.1:{mlflow_port}   (models: medgpt-ko)": [
-            *python, "mlflow", "server",
-            "--default-artifact-root", "mlruns/artifacts", "--workers", "1", "--host", "127.0.0.1",
-            "--port", str(mlflow_port),
-        ],
-        f"Prefect  http://127.0.0.1:{prefect_port}": [
-            *python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port),
-        ],
-    }  # fmt: skip
-    # by the environment: a database's password would be seen in the list of processes
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": store}
-    running = []
-    Path("mlruns").mkdir(exist_ok=True)  # tracking may be elsewhere
-    log = Path("mlruns/ui.log").open("ab")  # noqa: SIM115 - the servers write to it for as long as they run
-    try:
-        for address, command in servers.items():
-            running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
-            print(address)
-        print("both start in some seconds; their log is mlruns/ui.log; Ctrl-C ends them")
-        while all(process.poll() is None for process in running):
-            try:
-                running[0].wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                continue
-        raise UserError("a server ended by itself; the reason is at the end of mlruns/ui.log (is its port taken?)")
-    except KeyboardInterrupt:
-        print("ended")
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait(timeout=20)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from medtune.registry.adopt import adopt
 from medtune.registry.card import describe
 from medtune.registry.champion import named, verified
 from medtune.registry.comparison import Rivals, align
+from medtune.registry.drift_report import drift_or_why
 from medtune.registry.evidence import (
     Evidence,
     decision_key,
@@ -51,6 +52,7 @@ from medtune.registry.release import write_release_card
 from medtune.registry.scores import KEPT, champion_scores, keep_scores, kept_scores
 from medtune.registry.standing import Standing, standings
 from medtune.registry.versions import ADAPTER, MERGED, keep_version, rows_digest_of, version_path
+from medtune.tracking.beat import beating
 from medtune.tracking.runs import finish
 from medtune.tracking.store import connect, open_store, store_errors
 from stages.stage import run_stage
@@ -76,7 +78,7 @@ def _register(root: Path, recipe: Recipe, uri: str, client: Any) -> None:
     client, ledger = client or connect(uri), open_ledger(root)
     run_id = record_run(uri, root, recipe, evidence)
 
-    with registry_lock(root):
+    with registry_lock(root), beating(uri, run_id):
         names = recipe.register_
         ledger.verify()  # an edited row could name another champion, and nobody is judged against that
         with ledger.lock(names.model):
@@ -99,13 +101,14 @@ def _register(root: Path, recipe: Recipe, uri: str, client: Any) -> None:
         keep_scores(root, evidence.version, _kept(rows["merged"]))
         looks = read_looks(root, ledger, evidence.holdout, recipe.gate.alpha, recipe.gate.looks)
         champion = named(ledger, names.model, tags.CHAMPION)
+        drift, drift_why = _drift(client, root, recipe, ledger, evidence, done)
 
     report = _report(recipe, evidence, run_id, done, champion, looks)
     temporary = root / REPORT.with_name(f".{REPORT.name}.tmp")
     temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, root / REPORT)
     card = write_release_card(
-        client, root, recipe, evidence, done, run_id, report["versions"], licences, report["looks"]
+        client, root, recipe, evidence, done, run_id, report["versions"], licences, report["looks"], drift, drift_why
     )
     finish(uri, run_id)
     _tell(report, done, looks, card)
@@ -237,6 +240,32 @@ def _judge(
         if not take_look(root, ledger, model, evidence.holdout, key, evidence.version, against, gate.alpha, gate.looks):
             closed = read_looks(root, ledger, evidence.holdout, gate.alpha, gate.looks).sentence
     return decide(gate, evidence.reports, rivals, closed, more)
+
+
+def _drift(
+    client: Any, root: Path, recipe: Recipe, ledger: Ledger, evidence: Evidence, done: Registered
+) -> tuple[dict[str, Any] | None, str]:
+    """The drift report, or None and why; its sentence as a tag of both halves.
+
+    Measured against the champion that the standing decision was made against: by now this very version may be champion,
+    and a rerun must say the same.
+    """
+    names = recipe.register_
+    decided = standings(ledger, names.model)[evidence.version].decision
+    against = decided.body.get("against") if decided else None
+    if against is None:
+        return None, "there was no champion when it was judged, so that every row was new"
+    try:
+        drift, why = drift_or_why(root, recipe, against)
+    except UserError as error:  # it judges nothing, so it stops nothing
+        drift, why = None, f"it is unknown ({error})"
+    if drift is None:
+        return None, why
+    print(drift["sentence"])
+    for model, number in ((names.adapter_model, done.adapter), (names.model, done.merged)):
+        if client.get_model_version(model, str(number)).tags.get(tags.DRIFT) != drift["sentence"]:
+            client.set_model_version_tag(model, str(number), tags.DRIFT, drift["sentence"])
+    return drift, ""
 
 
 def _rival(

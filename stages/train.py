@@ -21,7 +21,7 @@ from medtune.params.errors import EngineError
 from medtune.params.recipe import Recipe, load_recipe
 from medtune.registry.starting import starting_adapter
 from medtune.tracking.closure import source_digest
-from medtune.tracking.runs import candidate_run
+from medtune.tracking.runs import Candidate
 from medtune.tracking.store import open_store
 from stages.stage import run_stage
 
@@ -66,8 +66,8 @@ def train(recipe: Recipe, live: "type[TrainerCallback]") -> None:
         identity["init"] = start[1]  # a number means another version in another registry; its digest does not
     candidate = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     print(f"candidate {candidate[:12]}")
-    name = f"candidate {candidate[:12]}"
-    run_id = ranks.from_main(lambda: candidate_run(uri, recipe.register_.experiment, candidate, name=name, tags={}))
+    memory = Candidate(uri, recipe.register_.experiment, candidate, f"candidate {candidate[:12]}")
+    run_id = ranks.from_main(memory.open_soon)  # None where the store is away: training goes on
     sidecar = {
         "candidate": candidate,
         "identity": identity,
@@ -90,7 +90,7 @@ def train(recipe: Recipe, live: "type[TrainerCallback]") -> None:
         checkpoints=Path("data/checkpoints"),
         init=start and start[0],
     )
-    figures = run(job, [live(uri, run_id)] if ranks.main else [])
+    figures = run(job, [live(uri, run_id, memory)] if ranks.main else [])
     if not ranks.main:
         return
     report = {"candidate": candidate, "base": record, **figures}

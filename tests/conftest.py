@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random Llama with a real byte-level tokenizer, and a quiet, offline environment."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.update(
@@ -10,10 +11,13 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     TOKENIZERS_PARALLELISM="false",
+    # Images set it; without bytecode each of the hundreds of processes below compiles torch's and MLflow's source anew.
+    PYTHONDONTWRITEBYTECODE="",
 )
 
 import pytest
 
+sys.dont_write_bytecode = False  # the same for this process, which read the variable at its start
 ROOT = Path(__file__).resolve().parent.parent
 
 CHATML = (
@@ -64,11 +68,23 @@ def write_tiny_base(path: Path, hidden: int = 64, layers: int = 2, seed: int = 0
 def nobodys_keys(tmp_path_factory: pytest.TempPathFactory):
     """A developer's own keys, ledger and servers are no part of a test."""
     own = ("MEDTUNE_KEYS", "MEDTUNE_KEY_PASSWORD", "MEDTUNE_SIGNING", "MEDTUNE_LEDGER_URI", "MEDTUNE_ACTOR")
+    target = ("MEDTUNE_TARGET", "MEDTUNE_TARGET_APPLIED", "MEDTUNE_NOTIFY")
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*own, "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        for name in (*own, *target, "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
             patch.delenv(name, raising=False)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def nobodys_target():
+    """A command run in this process puts a target's settings into the environment, as it should: the next test's
+    commands must not find them there."""
+    before = set(os.environ)
+    yield
+    applied = os.environ.get("MEDTUNE_TARGET_APPLIED", "")
+    for name in {"MEDTUNE_TARGET", "MEDTUNE_TARGET_APPLIED", *applied.partition(":")[2].split(",")} - before:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

@@ -187,13 +187,16 @@ def make_checkout(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def make(name: str = "checkout") -> Checkout:
-        root = tmp_path / name
-        (root / "mlruns").mkdir(parents=True)
-        shutil.copy(ROOT / "params.yaml", root / "params.yaml")
-        shutil.copy(fresh_store, root / "mlruns/mlflow.db")
-        return Checkout(root, tiny_adapter, tiny_base)
+        return made(tmp_path / name, tiny_base, tiny_adapter, fresh_store)
 
     return make
+
+
+def made(root: Path, tiny_base: Path, tiny_adapter: Path, fresh_store: Path) -> Checkout:
+    (root / "mlruns").mkdir(parents=True)
+    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
+    shutil.copy(fresh_store, root / "mlruns/mlflow.db")
+    return Checkout(root, tiny_adapter, tiny_base)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def promote(
 
     recipe, ledger = _open()
     ledger.verify()
+    _say_where_it_was_judged(recipe, ledger, version)
     standing, event = promotion.promote(
         ledger, recipe.register_.model, version, _by(by), reason, override, lambda item: _verify(item, quick=False)
     )
@@ -100,6 +101,15 @@ def warn_if_broken(ledger: "Ledger | None") -> None:
             ledger.verify()
     except RegistryError as error:
         print(f"warning: {error}", file=sys.stderr)
+
+
+def _say_where_it_was_judged(recipe: "Recipe", ledger: "Ledger", version: str) -> None:
+    """A published version was compared with another registry's champion: whoever promotes it should know."""
+    from medtune.registry.publish_promote import stands_against
+    from medtune.registry.standing import resolve
+
+    if (sentence := stands_against(ledger, recipe, resolve(ledger, recipe.register_.model, version))) is not None:
+        print(f"note: {sentence}")
 
 
 def _open() -> "tuple[Recipe, Ledger]":

@@ -48,14 +48,16 @@ class Row:
         return RETRACTED in self.reasons
 
     def record(self) -> dict:
-        """A line of data/valid/rows.jsonl."""
-        return {
+        """A line of data/valid/rows.jsonl; with its origin where the row names one (medtune feedback)."""
+        told = {
             "row_id": self.id,
             "cluster": self.cluster,
             "split": self.split,
             "source": self.source,
             "messages": self.dialogue.messages,
         }
+        origin = self.raw.get("origin") if isinstance(self.raw, dict) else None
+        return told | ({"origin": origin} if isinstance(origin, dict) else {})
 
     def quarantined(self) -> dict:
         """A line of data/valid/quarantine.jsonl: the row as it came, the reasons without its personal data. `row_id`

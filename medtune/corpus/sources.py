@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from medtune.corpus.cache import cache_dir
 from medtune.corpus.dialogue import HABITS, constant_instruction, to_messages
+from medtune.corpus.frozen import frozen_names
 from medtune.corpus.hub import HubFile, Repo
 from medtune.corpus.lines import Notes
 from medtune.corpus.readers import data_files, is_unfinished, is_wanted, read_rows
@@ -60,9 +61,11 @@ def gather(section: Download, root: Path = Path(), say: Callable[[str], None] = 
 
 
 def incoming_files(root: Path = Path()) -> list[Path]:
-    """data/incoming/*.jsonl by name, without those that are half-copied by their name."""
-    folder = root / INCOMING
-    return [p for p in sorted(folder.glob("*.jsonl")) if p.is_file() and not is_unfinished(Path(p.name))]
+    """data/incoming/*.jsonl by name, without those that are half-copied by their name; while a flow runs, only those
+    that it has found whole (medtune/corpus/frozen.py)."""
+    listed = frozen_names(root)
+    found = [p for p in sorted((root / INCOMING).glob("*.jsonl")) if p.is_file() and not is_unfinished(Path(p.name))]
+    return [p for p in found if listed is None or p.name in listed]
 
 
 def _read(name: str, path: Path, gathered: Gathered, limit: int | None) -> None:

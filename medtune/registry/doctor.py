@@ -21,8 +21,10 @@ from medtune.params.recipe import Recipe
 from medtune.registry.aliases import registry_uri
 from medtune.registry.doctor_dvc import check_cache, check_claim, check_lock
 from medtune.registry.doctor_files import check_files, check_leftovers, check_space, check_strangers
+from medtune.registry.doctor_incoming import check_incoming
 from medtune.registry.doctor_ledger import check_aliases, check_ledger, check_mlflow, check_tags
 from medtune.registry.doctor_paths import check_paths
+from medtune.registry.doctor_runs import check_runs, check_unsent
 from medtune.registry.doctor_trouble import Examination, Trouble
 from medtune.registry.doctor_versions import check_champion, check_gone, check_halves
 from medtune.registry.ledger import read_ledger
@@ -48,6 +50,9 @@ CHECKS: tuple[Check, ...] = (
     check_lock,
     check_cache,
     check_claim,
+    check_runs,
+    check_unsent,
+    check_incoming,
 )
 # these write what the ledger says: not while its chain is broken
 BY_THE_LEDGER: frozenset[Check] = frozenset({check_champion, check_aliases, check_tags, check_halves})

@@ -17,9 +17,9 @@ from medtune.registry.standing import Standing
 from medtune.tracking.store import HOME, SQLITE
 
 BACKUP = (
-    "stop everything that writes, put the newest sound backup of the ledger's database back (sqlite3 FILE '.restore "
-    "BACKUP' or pg_restore; `medtune doctor --check` says whether it is sound), and find out who wrote to it; until "
-    "then doctor repairs nothing that the ledger decides"
+    "put the newest sound backup of the ledger's database back: copy the backup over mlruns/mlflow.db while nothing "
+    "runs (docs/runbook.md; on PostgreSQL pg_restore; `medtune doctor --check` says whether it is sound), and find out "
+    "who wrote to it; until then doctor repairs nothing that the ledger decides"
 )
 JSON = {tags.REASONS, tags.FINDINGS}
 

@@ -13,6 +13,7 @@ from typing import Any
 from medtune.registry.ledger import Event, Ledger
 from medtune.registry.plain import plain
 from medtune.registry.standing import CROWNED, DECISIONS, Standing, resolve, standings
+from medtune.tracking.holder import read_holder
 
 SHORT = 12  # digits of a digest that a line shows
 KEY = 16  # digits of a key's id, as registry.keys shows them
@@ -65,12 +66,18 @@ def shorten(text: object) -> str:
 
 def who(event: Event) -> str:
     """by Jane Doe (as login), the gate, or by the login alone."""
-    by, actor = plain(event.body.get("by") or ""), plain(event.actor)
+    by, actor = plain(_person(event) or ""), plain(event.actor)
     if not by and event.event in DECISIONS:
         return f"by the gate (run by {actor})"
     if not by and event.event == "promoted" and event.body.get("policy") == "auto":
         return f"by policy auto (run by {actor})"
     return f"by {by} (as {actor})" if by and by != actor else f"by {actor}"
+
+
+def _person(event: Event) -> str | None:
+    """Who said so; of a data version the claim names a process instead, which `said` tells."""
+    by = event.body.get("by")
+    return None if isinstance(by, Mapping) else by
 
 
 def named(digest: str | None, known: Mapping[str, Standing]) -> str:
@@ -110,7 +117,7 @@ def _told(event: Event, known: Mapping[str, Standing]) -> dict[str, Any]:
         "number": _number(event, standing),
         "who": who(event),
         "actor": event.actor,
-        "by": event.body.get("by"),
+        "by": _person(event),
         "reason": _reason(event),
         "said": said(event, known),
         "override": bool(standing and standing.overridden),
@@ -181,7 +188,21 @@ def said(event: Event, known: Mapping[str, Standing]) -> str:
         return f"at test set {_short(body, 'test')}"
     if event.event == "signed":
         return f"with key {_key(body['signed_by'])}" if body.get("signed_by") else "the manifest"
+    if event.event in ("data_claimed", "data_done", "data_released"):
+        return f"data version {_short(body, 'data')}{_claimed(event)}"
     return event.event.replace("_", " ")
+
+
+def _claimed(event: Event) -> str:
+    """What a run said of its data version: who took it, what came of it, why it is free again."""
+    body = event.body
+    if event.event == "data_done":
+        return f": {plain(body.get('outcome') or '?').replace('_', ' ')}"
+    if event.event == "data_released":
+        return " given back" if body.get("own") else " taken from a run that is dead"
+    taker = read_holder(body.get("by") or {})
+    forced = ", although its rows have drifted" if body.get("forced") else ""
+    return (f" for {taker.words}" if taker else "") + forced
 
 
 def _key(signed_by: object) -> str:

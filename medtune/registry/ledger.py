@@ -38,6 +38,7 @@ TABLE = "medtune_ledger"
 KINDS = frozenset(
     {"registered", "evaluated", "approved", "rejected", "inconclusive", "approved_by", "waiver", "signed", "adopted"}
     | {"promoted", "rolled_back", "restored", "retired", "looked", "retracted", "retrain_requested", "alias_drift"}
+    | {"data_claimed", "data_done", "data_released"}
 )
 COLUMNS = ("seq", "schema_version", "at", "event", "model", "version", "actor", "body", "previous", "digest")
 START = "0" * 64  # what the first row follows

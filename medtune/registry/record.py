@@ -7,7 +7,7 @@ from typing import Any
 from medtune.params.errors import RegistryError
 from medtune.params.recipe import Recipe
 from medtune.registry.evidence import STAGES, Evidence, git_tags, identity_tags
-from medtune.tracking.runs import candidate_run, figures, flatten, log_curve, log_record
+from medtune.tracking.runs import candidate_run, figures, flatten, log_curve, log_record, send_unsent, unsent_file
 
 # sections that make a candidate: MLflow's params can never change, so that later stages' settings cannot be among them
 PARAMS = ("base", "tokenize", "lora", "train")
@@ -30,6 +30,7 @@ def record_run(uri: str, root: Path, recipe: Recipe, evidence: Evidence) -> str:
         name=f"candidate {evidence.candidate[:12]}",
         tags=git_tags(root),
     )
+    send_unsent(uri, run_id, unsent_file(root, evidence.candidate))  # with the times of then, so before the curve
     log_curve(uri, run_id, _history(root / "data/adapter/history.jsonl"))
     metrics: dict[str, float] = {}
     for stage in STAGES:

@@ -2,7 +2,8 @@
 
 The order of writes, each of which may be the last before a kill:
 
-  1. MLflow's registered models, if missing; adapter version, then merged version, each with its identity tags
+  1. MLflow's registered models, if missing; adapter version, then merged version, each with its identity, licences and
+     figures: a tag that is there at birth costs nothing, one that is set later asks the store four times
   2. ledger `registered`, with both numbers: from here on the version exists. Before it there are at most two entries in
      MLflow's list that nobody of ours reads; a rerun takes them up, `medtune doctor` clears them away
   3. ledger `evaluated`, `waiver` …, and the decision: `approved`, `rejected` or `inconclusive`
@@ -114,7 +115,7 @@ def register(
         rival = None if itself or now is None else standings(ledger, model).get(str(now.version))
         made = None if known else decide(rival)
         with ledger.lock(model):
-            standing = _take_up(root, client, ledger, what)
+            standing = _take_up(root, client, ledger, what, made if event is None else decision_of(event))
             event = event or _decision(ledger, what, key, stale)
             if event is None:
                 event = _decided(ledger, what, key, made, rival, policy)
@@ -148,19 +149,18 @@ def _decision(ledger: Ledger, what: Registration, key: str, after: int | None) -
     return found[-1] if found and (after is None or found[-1].seq > after) else None
 
 
-def _take_up(root: Path, client: Any, ledger: Ledger, what: Registration) -> Standing:
+def _take_up(root: Path, client: Any, ledger: Ledger, what: Registration, decision: Decision) -> Standing:
     """Steps 1 and 2: the standing of a version that both MLflow and the ledger have."""
     model = what.merged.model
     for half in what.halves:
         if registered(client, half.model) is None:
             client.create_registered_model(half.model, description=half.note)
     numbers = {}
+    born = {**what.identity, **what.licences, **_figures(decision), tags.VERSION: what.version}
     for half in what.halves:
         version = find(client, half.model, what.version)
         if version is None:
-            version = client.create_model_version(
-                half.model, source=half.source, run_id=what.run_id, tags={**what.identity, tags.VERSION: what.version}
-            )
+            version = client.create_model_version(half.model, source=half.source, run_id=what.run_id, tags=born)
         elif version.tags.get(tags.MANIFEST) != what.identity[tags.MANIFEST]:  # lost files were made anew
             client.set_model_version_tag(version.name, version.version, tags.MANIFEST, what.identity[tags.MANIFEST])
         numbers[half.model] = int(version.version)
@@ -255,23 +255,30 @@ def _is_dressed(client: Any, what: Registration, standing: Standing, event: Even
 
 
 def _dress(client: Any, what: Registration, standing: Standing, decision: Decision, event: Event, key: str) -> None:
-    """Step 4."""
+    """Step 4; what stands already is not written again."""
     numbers = {what.adapter.model: str(standing.adapter_number), what.merged.model: str(standing.number)}
     for half, other in (what.halves, what.halves[::-1]):
         number = numbers[half.model]
         page = what.describe(decision, half is what.adapter)
         if len(page) > tags.LONGEST_PAGE:  # PostgreSQL holds MLflow to its column's width
             page = page[: tags.LONGEST_PAGE - len(tags.CUT)] + tags.CUT
-        client.update_model_version(half.model, number, page)
+        there = client.get_model_version(half.model, number)
+        if there.description != page:
+            client.update_model_version(half.model, number, page)
         written = {
             **what.licences,  # anew with each decision: use and waivers may change under a version
             tags.COUNTERPART: f"{other.model}/{numbers[other.model]}",
-            **{f"figure.{f.figure}": f"{f.value:.6g}" for f in decision.findings if f.value is not None},
+            **_figures(decision),
             **decision_tags(event),
             tags.JUDGED: f"{key}/{event.seq}",
         }
-        for name, value in written.items():
-            client.set_model_version_tag(half.model, number, name, value)
+        for name, value in written.items():  # JUDGED last: it says that all of this is written
+            if there.tags.get(name) != value:
+                client.set_model_version_tag(half.model, number, name, value)
+
+
+def _figures(decision: Decision) -> dict[str, str]:
+    return {f"figure.{f.figure}": f"{f.value:.6g}" for f in decision.findings if f.value is not None}
 
 
 def decision_tags(event: Event) -> dict[str, str]:

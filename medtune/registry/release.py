@@ -37,8 +37,13 @@ def write_release_card(
     versions: Mapping[str, Mapping[str, Any]],
     licences: Mapping[str, Any],
     looks: Mapping[str, Any],
+    drift: Mapping[str, Any] | None = None,
+    drift_why: str = "",
 ) -> Path:
-    """Write the card of the decision that stands, log it in the run, and return the page's path."""
+    """Write the card of the decision that stands, log it in the run, and return the page's path.
+
+    `drift`: registry.drift_report's of this version's data, or None and in `drift_why` the reason.
+    """
     model, ledger = recipe.register_.model, open_ledger(root)
     decided = standings(ledger, model)[evidence.version].decision
     data = gather(
@@ -55,6 +60,7 @@ def write_release_card(
             "champion": _rival(client, ledger, model, decided and decided.body.get("against")),
             "licences": licences,
             "looks": looks,
+            "drift": drift or {"why": drift_why},
             "git": git_tags(root),
         },
     )

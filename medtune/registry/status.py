@@ -13,6 +13,7 @@ from typing import Any
 from medtune.corpus.sources import incoming_files
 from medtune.params.recipe import Recipe
 from medtune.registry import aliases, tags
+from medtune.registry.doctor_incoming import left_list
 from medtune.registry.ledger import Event, Ledger, read_ledger
 from medtune.registry.looks import read_looks
 from medtune.registry.promotion import drift
@@ -31,7 +32,8 @@ def read_status(root: Path, recipe: Recipe) -> dict[str, Any]:
     "waiting": [version] (approved since the champion was made, and not promoted), "promotion": "auto" | "manual",
     "drift": [{"alias", "model", "found", "should", "sentence"}], "mlflow": sentence | None (why it was not reached),
     "retrain": {"seq", "at", "reason", "by", "without": [row id]} | None (asked for and not come), "incoming": {"rows",
-    "files", "enough", "min_new_rows"}, "looks": {"test_digest", "used", "left", "of"} | None (before tokenize has run),
+    "files", "enough", "min_new_rows", "hidden": sentence | None (a killed flow hides what came since)}, "looks":
+    {"test_digest", "used", "left", "of"} | None (before tokenize has run),
     "damaged": [sentence] (a file that cannot be read, and what mends it),
     "lost": sentence | None, "unadopted": sentence | None (a champion from before the ledger), "next": command}
 
@@ -238,14 +240,20 @@ def _incoming(root: Path, enough: int, damaged: list[str]) -> dict[str, Any]:
             if fresh := max(0, lines - int(rows_of.get(f"incoming/{path.name}", 0))):
                 files[path.name] = fresh
     rows = sum(files.values())
-    return {"rows": rows, "files": files, "enough": rows >= enough, "min_new_rows": enough}
+    return {
+        "rows": rows,
+        "files": files,
+        "enough": rows >= enough,
+        "min_new_rows": enough,
+        "hidden": left_list(root),
+    }
 
 
 def _next(state: dict[str, Any]) -> str:
     """The one command that is due first."""
     if state["lost"] or state["unadopted"]:
         return ANEW
-    if state["drift"]:
+    if state["drift"] or state["incoming"]["hidden"]:
         return "medtune doctor"
     if state["retrain"]:
         return "make run"

@@ -95,6 +95,8 @@ def _waiting(status: dict[str, Any]) -> list[str]:
 
 
 def _incoming(incoming: dict[str, Any]) -> str:
+    if incoming["hidden"]:
+        return f"data/incoming: {plain(incoming['hidden'])}: `medtune doctor` takes it away"
     if not incoming["rows"]:
         return "data/incoming: nothing new"
     waiting = f"data/incoming: {incoming['rows']} new rows in {len(incoming['files'])} file(s)"

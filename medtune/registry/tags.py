@@ -15,6 +15,7 @@ DECIDED_AT = "medtune.decided_at"
 AGAINST = "medtune.decided_against"  # version digest of the champion at that time, or "none"
 JUDGED = "medtune.judged"  # <the decision's key>/<its row in the ledger>, once all of the above is written
 DECISION = "medtune.decision"  # the decision's key; written last, so that it says that nothing is left to do
+DRIFT = "medtune.drift"  # a sentence: its new rows against those that the champion of then had learned
 OVERRIDE = "medtune.override"  # who promoted it against the gate, and why; never removed
 
 LONGEST = 100_000  # characters that MLflow takes in a tag of a version

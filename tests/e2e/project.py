@@ -76,7 +76,9 @@ def copy_checkout(root: Path, base: Path, *overrides: str) -> Project:
         if (ROOT / name).is_file() and not name.startswith(("tests/", "reports/")) and name != "dvc.lock":
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes((ROOT / name).read_bytes())
-    (root / "data/first_seen.txt").unlink(missing_ok=True)
+    for name in ("data/first_seen.txt", "data/incoming.dvc", "data/versions.jsonl"):
+        (root / name).unlink(missing_ok=True)
+    (root / "data/incoming").mkdir()  # as `make setup` does: git keeps no empty folder
     made = Project(root, base)
     made.use(*overrides)
     made.run("git", "init", "-q")

@@ -8,11 +8,15 @@ Prompts are those of data/suites and data/sample; base and candidate answer with
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evaluation.card_reports import SUITES, decision, digest
 from evaluation.card_reports import reports as reports_of
+
+from medtune.corpus.drift import measure
+from medtune.params.retrain import Drift
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '</script><script>window.hit = 1</script><img src=x onerror="window.hit = 2">\u202egnp.exe & "quotes"'
@@ -65,6 +69,7 @@ def build(folder: Path, outcome: str = "rejected", rows: int = 60, note: str = "
             "conditions": ["gpl-3.0 (dataset mncai/MedGPT-5k-ko): source and licence text go with it"],
             "waived": [],
         },
+        "drift": drifted(),
         "looks": {"test_digest": digest("test"), "used": 3, "of": 20, "left": 17},
         "git": {"git.commit": "5db1e98" + "0" * 33, "git.dirty": "false"},
         **extra,
@@ -94,6 +99,32 @@ def build(folder: Path, outcome: str = "rejected", rows: int = 60, note: str = "
         "extra": more,
     }
     return folder, parts
+
+
+@cache
+def drifted() -> dict[str, Any]:
+    """registry.drift_report's of a version that learned the sample's first 300 rows: 60 new ones, answers doubled."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": line["instruction"]},
+                {"role": "assistant", "content": line["output"] * (1 + (i >= 300))},
+            ]
+        }
+        for i, line in enumerate(lines("data/sample/dialogues.jsonl"))
+    ]
+    found = measure(rows[:300], rows[300:], Drift())
+    return {
+        "model": "medgpt-ko",
+        "against": {"number": 11, "version": digest("champion"), "data": digest("data")},
+        "data": digest("data now"),
+        "counts": {"new": 60, "old": 300, "trained": 302, "gone": 2},
+        "alarms": found.alarms,
+        "judged": True,
+        "sentence": "60 new rows against version 11: 1 alarm",
+        "drift": found.record(),
+        "markdown": found.markdown(),
+    }
 
 
 def _said(text: str, ended: bool = True) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def test_contrast(browser: Any, card: Path, scheme: str) -> None:
 def test_without_scripts_all_is_there_but_search(browser: Any, card: Path) -> None:
     found = Opened(browser, card, "phone", java_script_enabled=False)
     assert "Rejected" in found.page.locator("h2.outcome").inner_text()
-    assert found.page.locator(".reasons li").count() == 6
+    assert found.page.locator("#decision .reasons li").count() == 6
     assert not found.page.locator(".controls").is_visible()
     everything = found.page.locator("#list > details")
     assert everything.count() > 200

@@ -324,3 +324,29 @@ def test_long_histories_keep_their_last_step() -> None:
     drawn = charts.curve(history, "Loss")
     assert drawn.count(",") < 800
     assert "at step 5001" in drawn
+
+
+def test_new_rows_stand_in_page_and_model_card(data: dict) -> None:
+    html, readme = page(data), model_card(data)
+    for part in (
+        "60 rows that medgpt-ko version 11, the champion when this was judged",
+        "(2 more are no longer there)",
+        "answers are longer: median",
+        "Near-duplicates of old rows",
+        "이비인후과",
+    ):
+        assert part in html, part
+    assert "answers are longer: median" in readme
+    section = html[html.index('id="new-rows-h"') : html.index('id="lineage-h"')]
+    assert section.count('class="block old"') == section.count('class="block new"') > 20
+    assert "markdown" not in data["drift"]
+
+
+def test_without_a_comparison_the_page_says_why(tmp_path: Path) -> None:
+    for number, (drift, said) in enumerate(
+        (({"why": "there was no champion"}, "there was no champion"), (None, "nothing was recorded of it"))
+    ):
+        root, parts = build(tmp_path / str(number), drift=drift)
+        compared = gather(root, **parts)
+        assert f"Nothing was compared: {said}." in page(compared)
+        assert "## New rows" not in model_card(compared)

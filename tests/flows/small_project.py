@@ -43,7 +43,7 @@ class SmallProject:
         self.root = root
 
     @classmethod
-    def create(cls, root: Path) -> "SmallProject":
+    def create(cls, root: Path, names: tuple[str, ...] = STAGES) -> "SmallProject":
         (root / "stages").mkdir(parents=True)
         (root / "stages" / "__init__.py").touch()
         (root / "stand_in.py").write_text(STAND_IN)
@@ -52,7 +52,7 @@ class SmallProject:
         shutil.copy(ROOT / "prefect.toml", root)
         project = cls(root)
         stages = {}
-        for before, name in zip((None, *STAGES), STAGES, strict=False):
+        for before, name in zip((None, *names), names, strict=False):
             project.write_stage(name)
             stages[name] = {
                 "cmd": f"python -m stages.{name}",

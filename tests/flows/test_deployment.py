@@ -1,177 +1,115 @@
-"""prefect.yaml with a real Prefect server and a process worker: deployed, run by hand, run by its schedule."""
+"""prefect.yaml on a real Prefect server with a process worker: deployed, started, cancelled, forgotten."""
 
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-import yaml
 
-from tests.flows.small_project import ROOT, STAGES, SmallProject
+from tests.flows.live_server import FINAL, project_with_flows
+from tests.flows.small_project import STAGES
 
 pytestmark = pytest.mark.slow
 SEOUL = ZoneInfo("Asia/Seoul")
-
-
-class Server:
-    """A Prefect server of this test's own on the loopback interface, and a worker for the pool of prefect.yaml."""
-
-    def __init__(self, home: Path, project: SmallProject):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.api = f"http://127.0.0.1:{port}/api"
-        self.project = project
-        self.environment = project.environment(
-            PREFECT_HOME=str(home),
-            PREFECT_API_URL=self.api,
-            PREFECT_SERVER_ANALYTICS_ENABLED="false",
-            PREFECT_WORKER_QUERY_SECONDS="2",
-        )
-        self.log = (home.parent / "prefect.log").open("w")
-        self.processes = [self._start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")]
-        self.wait(lambda: self.get("/health") is True, 180)
-
-    def _start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments],
-            cwd=self.project.root,
-            env=self.environment,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def start_worker(self) -> None:
-        self.processes.append(self._start("worker", "start", "--pool", "medtune"))
-
-    def prefect(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            cwd=self.project.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def get(self, path: str) -> object:
-        try:
-            with urllib.request.urlopen(self.api + path, timeout=10) as answer:
-                return json.load(answer)
-        except OSError:
-            return None
-
-    def runs(self) -> list[dict]:
-        request = urllib.request.Request(
-            f"{self.api}/flow_runs/filter", data=b"{}", headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-
-    def run_by_hand(self, name: str) -> str:
-        """Ask for a run; its id."""
-        self.prefect("deployment", "run", "medtune-pipeline/weekly", "--flow-run-name", name)
-        return next(run["id"] for run in self.runs() if run["name"] == name)
-
-    def finished(self, run: str, seconds: float = 180) -> dict:
-        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-        self.wait(lambda: self.get(f"/flow_runs/{run}")["state"]["type"] in final, seconds)
-        return self.get(f"/flow_runs/{run}")
-
-    def wait(self, done, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < deadline, Path(self.log.name).read_text()[-4000:]
-            assert all(process.poll() is None for process in self.processes), Path(self.log.name).read_text()[-4000:]
-            time.sleep(0.5)
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        self.log.close()
+DATA = "c0ffee" + "0" * 58
+REASON = '60 new "rows" {{ in }} rows.jsonl'
+TRAINING = ("medtune-retrain/weekly", "medtune-retrain/on-new-data", "medtune-pipeline/by-hand")
+ALL = (*TRAINING, "medtune-watch/every-minute", "medtune-doctor/nightly", "medtune-approve/by-hand")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("deployment")
-    project = SmallProject.create(folder / "project")
-    shutil.copytree(ROOT / "flows", project.root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "prefect.yaml", project.root)
-    server = Server(folder / "home", project)
-    try:
-        server.prefect("work-pool", "create", "medtune", "--type", "process")
-        server.prefect("deploy", "--all")
-        server.start_worker()
-        yield server
-    finally:
-        server.stop()
+def project(tmp_path_factory, live_server):
+    project = project_with_flows(tmp_path_factory.mktemp("deployment") / "project")
+    # register waits until it is let go: a training of hours
+    project.write_stage(
+        "register",
+        """
+        import time
+        from pathlib import Path
+        import stand_in
+        Path("in_register").touch()
+        while not Path("go_on").exists():
+            time.sleep(0.1)
+        stand_in.run("register")
+        """,
+    )
+    live_server.said = live_server.run(project.root, "flows.deploy")
+    return project
 
 
-def test_deployed_as_written(server):
-    deployment = server.get("/deployments/name/medtune-pipeline/weekly")
-    (schedule,) = deployment["schedules"]
-    assert schedule["active"]
-    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 3 * * 1", "Asia/Seoul")
-    assert deployment["global_concurrency_limit"]["limit"] == 1
-    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-    assert deployment["work_pool_name"] == "medtune"
-    server.wait(server.runs, 60)  # the scheduler plans some weeks ahead
-    due = [datetime.fromisoformat(run["expected_start_time"]).astimezone(SEOUL) for run in server.runs()]
+def test_deployed_as_written(live_server, project):
+    found = {name: live_server.deployment(name) for name in ALL}
+    assert all(f"deployment {name}" in live_server.said for name in ALL)
+    queues = {name: item["work_queue_name"] for name, item in found.items()}
+    assert {queues[name] for name in TRAINING} == {"training"}
+    assert [queues[name] for name in ALL[3:]] == ["watching", "asking", "asking"]
+    crons = {name: item["schedules"][0]["schedule"] for name, item in found.items() if item["schedules"]}
+    assert (crons[ALL[0]]["cron"], crons[ALL[0]]["timezone"]) == ("0 3 * * 1", "Asia/Seoul")
+    assert (crons["medtune-doctor/nightly"]["cron"], crons[ALL[3]]["interval"]) == ("0 2 * * *", 60.0)
+    limits = [found[name]["global_concurrency_limit"] for name in TRAINING]
+    assert {limit["limit"] for limit in limits} == {1}
+    assert len({limit["id"] for limit in limits}) == 1
+    assert {found[name]["concurrency_options"]["collision_strategy"] for name in ALL[:5]} == {"CANCEL_NEW"}
+    for item in found.values():  # every knob of the form says what it is for
+        assert all(field.get("description") for field in item["parameter_openapi_schema"]["properties"].values())
+    live_server.wait(lambda: live_server.runs(ALL[0]))
+    due = [datetime.fromisoformat(run["expected_start_time"]).astimezone(SEOUL) for run in live_server.runs(ALL[0])]
     assert {(at.weekday(), at.hour, at.minute) for at in due} == {(0, 3, 0)}  # Mondays, three o'clock there
 
 
-def test_run_by_hand_runs_the_stages(server):
-    run = server.finished(server.run_by_hand("by hand"))
-    assert run["state"]["type"] == "COMPLETED", run["state"]
-    assert server.project.ran() == list(STAGES)
+def test_deployed_again_it_changes_nothing_and_paused_stays_paused(live_server, project):
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    weekly = live_server.deployment(ALL[0])
+    with temporary_settings({PREFECT_API_URL: live_server.api}), get_client(sync_client=True) as client:
+        client.update_deployment_schedule(weekly["id"], weekly["schedules"][0]["id"], active=False)
+        said = live_server.run(project.root, "flows.deploy")
+        again = live_server.deployment(ALL[0])
+        assert [item["active"] for item in again["schedules"]] == [False]
+        assert "its schedule is paused" in said
+        client.update_deployment_schedule(weekly["id"], again["schedules"][0]["id"], active=True)
+    assert again["id"] == weekly["id"]
+    assert again["schedules"][0]["id"] == weekly["schedules"][0]["id"]
+    assert again["global_concurrency_limit"]["id"] == weekly["global_concurrency_limit"]["id"]
+    assert said.count("as it was") == 6, said  # pool, queues, automations
+    assert "made" not in said, said
+    assert live_server.deployment(ALL[3])["schedules"][0]["active"]
 
 
-def test_a_second_run_while_one_trains_is_cancelled(server):
-    project = server.project
-    project.write_stage("register", "import time, stand_in\ntime.sleep(15)\nstand_in.run('register')\n")
-    first = server.run_by_hand("first")
-    server.wait(lambda: server.get(f"/flow_runs/{first}")["state"]["type"] == "RUNNING", 60)
-    second = server.run_by_hand("second")
-    assert server.finished(second)["state"]["type"] == "CANCELLED"
-    assert server.finished(first)["state"]["type"] == "COMPLETED"
-    assert project.ran() == ["register"]
+def test_a_week_of_missed_ticks_is_forgotten(live_server, project):
+    """No worker runs yet: the schedule's runs pile up, the queue hands out one, the next deploy deletes the rest."""
+    before, watch = datetime.now(UTC) - timedelta(days=7), live_server.deployment(ALL[3])["id"]
+    missed = [
+        live_server.run_deployment(watch, state_details={"scheduled_time": (before + timedelta(minutes=n)).isoformat()})
+        for n in range(55)
+    ]
+    asked = {"work_queue_names": ["watching"], "scheduled_before": datetime.now(UTC).isoformat()}
+    handed_out = live_server.post("/work_pools/medtune/get_scheduled_flow_runs", asked)
+    assert [item["flow_run"]["id"] for item in handed_out] == missed[:1]
+    said = live_server.run(project.root, "flows.deploy")
+    assert "55 ticks of the watcher that nobody ran in time: deleted" in said
+    assert not {run["id"] for run in live_server.runs(ALL[3])} & set(missed)
 
 
-def test_run_by_its_schedule(server):
-    """The shipped cron line, moved to the next minutes."""
-    project = server.project
-    project.decide("rejected", "improvement: no")
-    file = project.root / "prefect.yaml"
-    deployments = yaml.safe_load(file.read_text(encoding="utf-8"))
-    due = datetime.now(SEOUL) + timedelta(seconds=100)
-    deployments["deployments"][0]["schedules"][0]["cron"] = f"{due.minute} {due.hour} * * *"
-    file.write_text(yaml.safe_dump(deployments, sort_keys=False))
-    server.prefect("deploy", "--all")
-
-    def of_today() -> list[dict]:
-        soon = datetime.now(SEOUL) + timedelta(hours=1)
-        scheduled = [run for run in server.runs() if run["auto_scheduled"]]
-        return [run for run in scheduled if datetime.fromisoformat(run["expected_start_time"]) < soon]
-
-    server.wait(of_today, 60)
-    (run,) = of_today()
-    run = server.finished(run["id"], 240)
-    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Rejected")
-    assert run["state"]["message"] == "improvement: no"
-    assert project.ran() == ["register"]
+def test_what_is_due_while_a_training_runs_is_cancelled_and_never_late(live_server, project):
+    """Also what an event starts; meanwhile the watcher looks every minute, by its schedule."""
+    worker = live_server.start(project.root, "prefect", "worker", "start", "--pool", "medtune", "--name", "test")
+    training = live_server.run_deployment("medtune-pipeline/by-hand")
+    live_server.wait((project.root / "in_register").exists, 180)
+    others = [live_server.run_deployment(name) for name in (*TRAINING, TRAINING[0])]
+    live_server.tell("medtune.data.arrived", "medtune.data.medgpt-ko", data=DATA, new_rows=60, reason=REASON)
+    live_server.wait(lambda: any(run["parameters"].get("data") == DATA for run in live_server.runs(TRAINING[1])))
+    told = [run for run in live_server.runs(TRAINING[1]) if run["parameters"].get("data") == DATA]
+    assert [run["parameters"]["reason"] for run in told] == [REASON]
+    states = [live_server.finished(run) for run in (*others, told[0]["id"])]
+    assert {state["type"] for state in states} == {"CANCELLED"}, states
+    live_server.wait(
+        lambda: any(run["state_type"] in FINAL and run["auto_scheduled"] for run in live_server.runs(ALL[3])), 120
+    )
+    assert live_server.state(training)["type"] == "RUNNING"
+    (project.root / "go_on").touch()
+    assert live_server.finished(training)["type"] == "COMPLETED"
+    assert project.ran() == list(STAGES)
+    late = [run for name in TRAINING for run in live_server.runs(name) if run["state_name"] == "Late"]
+    assert late == []
+    live_server.stop(worker)

@@ -15,8 +15,11 @@ import pytest
 from registry.doctored import MODEL, client_of, codes, database, kinds, run
 from registry_checkout import ROOT, Checkout
 
+from medtune.corpus.frozen import LIST
+from medtune.corpus.sources import incoming_files
 from medtune.params.recipe import load_recipe
 from medtune.registry.champion import champion_dir
+from medtune.registry.status import read_status, render
 from medtune.tracking.store import connect, open_store
 from stages.register import main
 
@@ -175,7 +178,47 @@ def test_a_corrupted_cache_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert codes(report)[1] == ["cache_object"]
         assert f"{victim} in DVC's cache is damaged" in report.left[0].sentence
         assert out in report.left[0].sentence
+        assert f"`rm -f {victim}`" in report.left[0].mend
+        assert f"`dvc commit -f` where {out}" in report.left[0].mend
         victim.write_bytes(name)
+
+
+def test_a_list_that_a_killed_flow_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    for name in ("early", "late"):
+        put(tmp_path / f"data/incoming/{name}.jsonl")
+    killed = "import os, sys; from medtune.corpus.frozen import frozen; from pathlib import Path\n"
+    killed += "with frozen(Path(sys.argv[1]), ['early.jsonl']): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], cwd=ROOT, check=False)
+    assert incoming_files(tmp_path) == [tmp_path / "data/incoming/early.jsonl"]
+    holds = "import sys; from pathlib import Path; from medtune.tracking.pipeline_lock import pipeline_lock\n"
+    holds += "with pipeline_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as flow:
+        assert flow.stdout.readline() == b"held\n"
+        assert codes(run(tmp_path)) == ([], [], [])  # it is the flow's that runs now
+        assert read_status(tmp_path, load_recipe(tmp_path / "params.yaml"))["incoming"]["hidden"] is None
+        flow.stdin.close()
+    told = read_status(tmp_path, load_recipe(tmp_path / "params.yaml"))
+    assert "data/incoming: a flow that was killed has left data/.dvcignore" in render(told)
+    assert told["next"] == "medtune doctor"
+    assert codes(run(tmp_path, repair=False)) == ([], ["incoming_hidden"], [])
+    report = run(tmp_path)
+    assert codes(report) == (["incoming_hidden"], [], [])
+    assert len(incoming_files(tmp_path)) == 2
+    assert codes(run(tmp_path)) == ([], [], [])
+    (tmp_path / LIST).write_text("/somebodys-own\n")
+    report = run(tmp_path)
+    assert codes(report)[0] == []
+    assert "remove data/.dvcignore" in next(item.mend for item in report.left if item.code == "incoming_ignored")
+    assert (tmp_path / LIST).exists()
+
+
+def put(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"instruction": "질문", "output": "답"}\n')
 
 
 def test_a_claim_without_a_version(two: Checkout) -> None:

@@ -12,12 +12,15 @@ from registry.told_ledger import MODEL, digest, life, promoted, registered, vers
 from registry_checkout import Checkout
 
 from medtune.params.errors import RegistryError
+from medtune.registry.data_claims import claim, finish, holder, release
 from medtune.registry.history import history, local, render
 from medtune.registry.history_at import Moment, champion_at, parse_moment, reigns
 from medtune.registry.history_at import render as render_at
 from medtune.registry.ledger import read_ledger
 from medtune.registry.lineage import lineage
+from medtune.registry.lineage import render as lineage_text
 from medtune.registry.standing import champion
+from medtune.tracking.holder import read_holder
 from stages.register import main
 
 
@@ -49,6 +52,38 @@ def test_one_line_an_event_newest_last(checkout: Checkout, seoul: None) -> None:
     assert "champion again, in place of version 2" in lines[7]
     assert lines[7].endswith("by Lee: it rambles")
     assert lines[10].endswith("by a person, by Park: read 50 answers")
+
+
+def test_what_became_of_a_data_version(checkout: Checkout) -> None:
+    """By the process, the digest and the outcome; and a line of it is none about who decided."""
+    ledger, _ = life(checkout.root)
+    data, who = digest("rows"), holder(checkout.root, flow_run="f" * 32)
+    claim(ledger, MODEL, data, who, "60 new rows", forced=True)
+    release(ledger, MODEL, data, who, "process 7 on gpu1 is gone")
+    claim(ledger, MODEL, data, who, "once more")
+    release(ledger, MODEL, data, who, "the run was stopped", own=True)
+    claim(ledger, MODEL, data, who, "and again")
+    finish(ledger, MODEL, data, "rejected", version_of("c"))
+    finish(ledger, MODEL, digest("other"), "failed", reason="train: no room")
+    events = history(ledger, MODEL, limit=7)
+    process = read_holder(who).words
+    assert [item["said"].removeprefix(f"data version {data[:12]}") for item in events[:6]] == [
+        f" for {process}, although its rows have drifted",
+        " taken from a run that is dead",
+        f" for {process}",
+        " given back",
+        f" for {process}",
+        ": rejected",
+    ]
+    lines = render(MODEL, events).splitlines()
+    assert f"  data_claimed   data version {data[:12]} for {process}" in lines[2]
+    assert lines[2].endswith(f"by {events[2]['actor']}: once more")
+    assert lines[6].endswith(f"data version {digest('other')[:12]}: failed, by {events[6]['actor']}: train: no room")
+    assert "medtune.pid" not in "\n".join(lines)
+    assert [item["by"] for item in events] == [None] * 7
+    told = lineage_text(lineage(checkout.root, ledger, MODEL, version_of("c")))
+    assert "data done" not in told
+    assert "data_done" not in told
 
 
 def test_what_people_wrote_stays_on_its_line(checkout: Checkout) -> None:

@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_checkout import Checkout
+from registry_checkout import Checkout, made
+from soak import every
 
 from medtune.params.recipe import load_recipe
 from medtune.registry import aliases, promotion, tags
@@ -89,18 +91,34 @@ def registry(root: Path) -> dict:
     return seen
 
 
-@pytest.fixture
-def contested(make_checkout: Callable[[str], Checkout]) -> Checkout:
-    """Champion `a` is registered, and the better candidate `b` is about to be."""
-    checkout = make_checkout("contested")
-    checkout.candidate("a", nll=2.0)
-    main(checkout.root)
-    checkout.candidate("b", nll=1.9)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_adapter: Path, fresh_store: Path) -> Checkout:
+    """Champion `a` is registered, and the better candidate `b` is about to be. Tests copy it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        checkout = made(tmp_path_factory.mktemp("kill") / "start", tiny_base, tiny_adapter, fresh_store)
+        checkout.candidate("a", nll=2.0)
+        main(checkout.root)
+        checkout.candidate("b", nll=1.9)
     return checkout
 
 
-def copy(checkout: Checkout, name: str) -> Path:
-    root = checkout.root.parent / name
+@pytest.fixture(scope="module")
+def undisturbed(start: Checkout) -> tuple[list, dict]:
+    """The writes of a registration that nobody kills, and what the registry says after it."""
+    root = copy(start, start.root.parent / "calm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return run(root, None), registry(root)
+
+
+@pytest.fixture
+def contested(start: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return replace(start, root=copy(start, tmp_path / "contested"))
+
+
+def copy(checkout: Checkout, root: Path) -> Path:
     shutil.copytree(checkout.root, root)
     return root
 
@@ -121,10 +139,9 @@ def after(root: Path, calm: dict, promoted: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_kill_at_every_write(contested: Checkout) -> None:
-    calm_root = copy(contested, "calm")
-    writes = run(calm_root, None)
-    calm = registry(calm_root)
+def test_kill_at_every_write(contested: Checkout, tmp_path: Path, undisturbed: tuple[list, dict]) -> None:
+    """Every third one here, and those around the promotion; all with MEDTUNE_SOAK=1."""
+    writes, calm = undisturbed
     assert calm["medgpt-ko"][0] == {"champion": 2, "challenger": 2}
     print(f"{len(writes)} writes to ledger and registry")
     assert len(writes) > 20
@@ -137,8 +154,8 @@ def test_kill_at_every_write(contested: Checkout) -> None:
         ("alias", "champion medgpt-ko"),
         ("set_model_version_tag", "medgpt-ko"),
     ]
-    for at in range(len(writes)):
-        root = copy(contested, f"kill-{at}")
+    for at in every(3, len(writes), crowned - 1, crowned, crowned + 1):
+        root = copy(contested, tmp_path / f"kill-{at}")
         with pytest.raises(Killed):
             run(root, at)
         after(root, calm, promoted=2 if at > crowned else 1)
@@ -146,14 +163,15 @@ def test_kill_at_every_write(contested: Checkout) -> None:
 
 
 @pytest.mark.parametrize("from_end", [1, 5, 6, 7, 20])
-def test_sigkill(contested: Checkout, from_end: int) -> None:
-    calm_root = copy(contested, "calm")
-    count = len(run(calm_root, None))
-    child = multiprocessing.get_context("fork").Process(target=run, args=(contested.root, count - from_end, really_die))
+def test_sigkill(contested: Checkout, from_end: int, undisturbed: tuple[list, dict]) -> None:
+    writes, calm = undisturbed
+    child = multiprocessing.get_context("fork").Process(
+        target=run, args=(contested.root, len(writes) - from_end, really_die)
+    )
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
-    after(contested.root, registry(calm_root), promoted=2 if from_end <= 5 else 1)
+    after(contested.root, calm, promoted=2 if from_end <= 5 else 1)
 
 
 def test_kill_of_the_first_registration_leaves_no_champion_or_a_whole_one(
@@ -163,7 +181,7 @@ def test_kill_of_the_first_registration_leaves_no_champion_or_a_whole_one(
     calm.candidate("a")
     writes = run(calm.root, None)
     crowned = writes.index(("ledger", "promoted"))
-    for at in range(0, len(writes), 5):
+    for at in every(8, len(writes), crowned, crowned + 1):
         checkout = make_checkout(f"first-{at}")
         checkout.candidate("a")
         with pytest.raises(Killed):

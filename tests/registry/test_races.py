@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from registry_checkout import Checkout, digest
+from soak import limit
 
 from medtune.registry import aliases, promotion, tags
 from medtune.registry.gate import Decision
@@ -23,7 +24,7 @@ from stages.register import main
 
 MODEL, ADAPTER_MODEL = "medgpt-ko", "medgpt-ko-adapter"
 NLL = {"old": 2.0, "good": 1.9, "better": 1.8}
-INTERLEAVINGS = 200
+INTERLEAVINGS = limit(200, few=40)
 
 
 def registration(name: str) -> Registration:

@@ -1,14 +1,27 @@
 """The callback in a real Trainer: live points, no duplicates after a restart, and no harm from a store that is away."""
 
+import json
 import logging
+import os
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from engine.tiny import job, write_tokens
+from servers.processes import free_port, start, wait_for
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from medtune.engine.train import run as train_job
+from medtune.params.errors import RegistryError
+from medtune.tracking import callback as module
 from medtune.tracking.callback import MlflowCallback
-from medtune.tracking.runs import candidate_run
+from medtune.tracking.holder import ENDED, SEEN, TRAINED, read_holder
+from medtune.tracking.runs import Candidate, candidate_run, log_curve, send_unsent, unsent_file
 from medtune.tracking.store import connect, open_store
 
 
@@ -77,16 +90,151 @@ def test_speed_from_trl_token_counts() -> None:
 def test_a_store_that_is_away_does_not_stop_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
     with caplog.at_level(logging.WARNING, "medtune"):
-        trainer = train(tmp_path, MlflowCallback("http://127.0.0.1:9", "0" * 32), 3)
+        away = candidate("2", f"http://127.0.0.1:{free_port()}")
+        trainer = train(tmp_path, MlflowCallback(away.uri, None, away, tmp_path), 3)
     assert trainer.state.global_step == 3
-    said = [record.message for record in caplog.records if "MLflow does not take the curve" in record.message]
+    said = [record.message for record in caplog.records if "MLflow does not take the figures" in record.message]
     assert len(said) == 1
+    assert "register sends the rest" in caplog.text
+    kept = [json.loads(line) for line in unsent_file(tmp_path, "2" * 64).read_text().splitlines()]
+    assert [(key, step) for key, _, _, step in kept if key == "loss"] == [("loss", 1), ("loss", 2), ("loss", 3)]
 
 
-def test_a_run_that_is_gone_does_not_stop_training(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_is_gone_does_not_stop_training(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
     with caplog.at_level(logging.WARNING, "medtune"):
-        trainer = train(tmp_path, MlflowCallback(uri, "0" * 32), 3)
+        trainer = train(tmp_path, MlflowCallback(uri, "0" * 32, root=tmp_path), 3)
     assert trainer.state.global_step == 3
     assert "training goes on" in caplog.text
+
+
+def test_a_run_deleted_in_training_is_made_anew(uri: str, tmp_path: Path) -> None:
+    wanted = candidate("3", uri)
+    run = wanted.open()
+    connect(uri).delete_run(run)
+    train(tmp_path, MlflowCallback(uri, run, wanted, tmp_path), 3)
+    assert wanted.open() != run
+    assert steps_of(uri, wanted.open(), "loss") == [1, 2, 3]
+    assert not unsent_file(tmp_path, wanted.digest).exists()
+
+
+def test_signs_of_life_and_the_end_of_training(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was ended while we lived is ours again; what reached its last step says so."""
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    wanted = candidate("4", uri)
+    run, client = wanted.open(), connect(uri)
+    first = read_holder(client.get_run(run).data.tags)
+    assert first.pid == os.getpid()
+    assert first.near
+    client.set_tag(run, ENDED, "taken for dead")
+    client.set_tag(run, SEEN, "2020-01-01T00:00:00+00:00")
+    client.set_terminated(run, "KILLED")
+    train(tmp_path, MlflowCallback(uri, run, wanted, tmp_path), 3)
+    found = client.get_run(run)
+    assert found.info.status == "RUNNING"
+    assert ENDED not in found.data.tags
+    assert read_holder(found.data.tags).seen >= first.seen
+    assert TRAINED in found.data.tags
+
+
+def candidate(digit: str, uri: str) -> Candidate:
+    return Candidate(uri, "medtune", digit * 64, f"candidate {digit}")
+
+
+class Server:
+    """`mlflow server` on one port, to be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.log = free_port(), folder / "server.log"
+        self.uri, self.store = f"http://127.0.0.1:{self.port}", open_store(folder)
+        self.process = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store, "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = start(command, self.log)
+        wait_for(self.answers, self.process, self.log)
+
+    def answers(self) -> bool:
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made = Server(fresh)
+    made.start()
+    yield made
+    if made.process.poll() is None:
+        made.kill()
+
+
+class AtStep(TrainerCallback):
+    """Does something at the end of a step, once."""
+
+    def __init__(self, **actions) -> None:
+        self.actions = {int(name[1:]): action for name, action in actions.items()}
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.actions.pop(state.global_step, lambda: None)()
+
+
+def test_a_server_killed_in_training(
+    server: Server, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Away from step 2 to the end: training goes on, figures lie in a file, and register has them all, live ones too.
+    Then away from step 2 to step 4: they arrive by themselves."""
+    tokens = write_tokens(tiny_base, tmp_path / "tokens", train=12, validation=2)
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    wanted = candidate("5", server.uri)
+    run = wanted.open_soon()
+    live = MlflowCallback(server.uri, run, wanted, tmp_path)
+    made = train_job(job(tiny_base, tokens, tmp_path / "a", max_steps=6), [AtStep(_2=server.kill), live])
+    assert made["steps"] == 6
+    kept = unsent_file(tmp_path, wanted.digest)
+    assert kept.exists()
+
+    server.start()
+    written = {json.loads(line)[0] for line in kept.read_text().splitlines()}
+    assert {"loss", "tflops", "tokens_per_second"} <= written
+    with kept.open("a") as file:
+        file.write('["loss", 1.0, 17')  # cut short by a kill
+    assert send_unsent(server.uri, run, kept) > 0
+    assert not kept.exists()
+    history = [json.loads(line) for line in (tmp_path / "a/adapter/history.jsonl").read_text().splitlines()]
+    log_curve(server.uri, run, history)
+    logged = [line["step"] for line in history if "loss" in line]
+    for key in ("loss", "learning_rate", "tflops", "tokens_per_second"):
+        assert steps_of(server.uri, run, key) == logged, key
+    assert send_unsent(server.uri, run, kept) == 0
+
+    monkeypatch.setattr(module, "PATIENCE", 30.0)
+    monkeypatch.setattr(module, "BACKOFF", (0.2, 0.5))
+    again = candidate("6", server.uri)
+    live = MlflowCallback(server.uri, again.open_soon(), again, tmp_path)
+    steps = AtStep(_2=server.kill, _3=lambda: time.sleep(1), _4=server.start)
+    with caplog.at_level(logging.WARNING, "medtune"):
+        train_job(job(tiny_base, tokens, tmp_path / "b", max_steps=6), [steps, live])
+    assert "MLflow answers again" in caplog.text
+    assert steps_of(server.uri, again.open(), "tflops") == logged
+    assert not unsent_file(tmp_path, again.digest).exists()
+
+
+def test_a_store_that_is_away_at_the_start(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on without a run, and says so; one that refuses us is for a person to mend first."""
+    away = candidate("7", f"http://127.0.0.1:{free_port()}")
+    assert away.open_soon(attempts=2, wait=0.01) is None
+    assert "training goes on without it" in capsys.readouterr().out
+    with pytest.raises(RegistryError, match="64 hexadecimal digits"):
+        Candidate(away.uri, "medtune", "none", "none").open_soon()

@@ -85,6 +85,15 @@ def shares(axis: Axis, rows: Sequence[tuple[str, Mapping[str, Any] | None]], nam
     return _svg(height, name, "; ".join(said) or "no figures", parts)
 
 
+def twins(axis: Axis, old: float, new: float, name: str, said: str) -> Markup:
+    """Two bars from zero, in the axis' unit: an outline above and a filled one below, so that colour is not asked."""
+    parts = _grid(axis, 30)
+    for y, value, kind in ((4, old, "old"), (17, new, "new")):
+        wide = round(axis.at(value) - axis.at(0), 2)
+        parts.append(f'<rect x="{axis.at(0)}%" y="{y}" width="{wide}%" height="9" class="block {kind}"/>')
+    return _svg(30, name, said, parts)
+
+
 def curve(history: Sequence[Mapping[str, Any]], name: str) -> Markup:
     """Training loss as a line and validation losses as points with a dashed line, over steps."""
     train = [(h["step"], h["loss"]) for h in history if _number(h.get("loss")) and _number(h.get("step"))]

@@ -45,7 +45,8 @@ def gather(
     extra, all of it optional: run_id; decided_at (ISO 8601); versions {"merged": {"model", "number"}, "adapter": …};
     champion {"number", "version", "evaluate": its evaluate.json, "answers": its answers.jsonl (path or list)};
     licences {"outcome", "reasons", "inherited", "conditions", "waived"} of the licence check; looks {"used", "of",
-    "left"} at the test rows; review; git {"git.commit", "git.dirty"}.
+    "left"} at the test rows; drift, registry.drift_report's or {"why": a sentence}; review; git {"git.commit",
+    "git.dirty"}.
 
     EvaluationError where answers or history are there and cannot be read.
     """
@@ -79,6 +80,7 @@ def gather(
         "merge_settings": recipe_dump.get("merge") or {},
         "data": _data(reports, dataset, recipe_dump),
         "base": _base(base),
+        "drift": {key: value for key, value in (extra.get("drift") or {}).items() if key != "markdown"},
         "licences": licences(base, dataset, recipe_dump, extra.get("licences")),
         "review": extra.get("review") or reports.get("review"),
         "environment": _environment(reports, extra),

@@ -26,8 +26,9 @@ OWN = (
 
 def model_card(data: Mapping[str, Any]) -> str:
     """README.md: YAML front matter and Markdown."""
-    sections = (_head, _plain, _use, _training, _evaluation, _safety, _limitations, _licence, _load)
-    return f"---\n{_yaml(metadata(data))}---\n\n" + "\n\n".join(section(data) for section in sections) + "\n"
+    sections = (_head, _plain, _use, _training, _new_rows, _evaluation, _safety, _limitations, _licence, _load)
+    told = [text for section in sections if (text := section(data))]
+    return f"---\n{_yaml(metadata(data))}---\n\n" + "\n\n".join(told) + "\n"
 
 
 def metadata(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +135,23 @@ def _training(data: Mapping[str, Any]) -> str:
         f"Version `{data['version']}`, candidate `{data['candidate']}`",
     ]
     return "\n\n".join(["## Training", _list(lines, ready=True)])
+
+
+def _new_rows(data: Mapping[str, Any]) -> str:
+    """Nothing for a model whose rows were compared with none."""
+    drift = data["drift"]
+    if not drift.get("drift"):
+        return ""
+    counts = drift["counts"]
+    told = (
+        f"{number(counts['new'])} of its rows are new against version {drift['against']['number']}, the champion when "
+        f"it was judged, and were compared with {number(counts['old'])} that that one was trained on."
+    )
+    if drift["alarms"]:
+        found = _list(drift["alarms"])
+    else:
+        found = "Nothing moved further than the recipe bears." if drift["judged"] else "They are too few to judge."
+    return "\n\n".join(["## New rows", told, found])
 
 
 def _evaluation(data: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from medtune.evaluation.release_card import charts, facts
 from medtune.evaluation.release_card.names import FIGURES, SETS, VERDICTS
+from medtune.evaluation.release_card.new_rows import new_rows
 from medtune.evaluation.release_card.self_contained import fitting, policy
 from medtune.evaluation.release_card.wording import flat, moment, number, share
 
@@ -50,6 +51,7 @@ def _render(data: Mapping[str, Any], cut: int) -> str:
             general=_general(data),
             curve=charts.curve(data["training"]["history"], "Loss over steps"),
             losses=_losses(data["training"]["history"]),
+            new_rows=new_rows(data["drift"]),
             answers=data["answers"],
             cut=cut,
             models=MODELS,
