@@ -31,6 +31,7 @@ def _may_pass(task: Task, run: TaskRun, state: State) -> bool:
 
 @task(
     name="push",
+    task_run_name="push",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=len(UPLOAD_RETRY_SECONDS),
