@@ -1,5 +1,6 @@
 """prefect.yaml on a real Prefect server with a process worker: deployed, started, cancelled, forgotten."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -87,7 +88,10 @@ def test_a_week_of_missed_ticks_is_forgotten(live_server, project):
     handed_out = live_server.post("/work_pools/medtune/get_scheduled_flow_runs", asked)
     assert [item["flow_run"]["id"] for item in handed_out] == missed[:1]
     said = live_server.run(project.root, "flows.deploy")
-    assert "55 ticks of the watcher that nobody ran in time: deleted" in said
+    # and any that the schedule itself made and that fell due since
+    deleted = re.search(r"(\d+) ticks of the watcher that nobody ran in time: deleted", said)
+    assert deleted, said
+    assert int(deleted[1]) >= 55
     assert not {run["id"] for run in live_server.runs(ALL[3])} & set(missed)
 
 

@@ -177,3 +177,16 @@ def server_environment(
     for key, value in mlflow_server.environment.items():
         monkeypatch.setenv(key, value)
     return mlflow_server.environment
+
+
+@pytest.fixture
+def no_models(mlflow_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry of the servers without a model: which files used it before is chance, by how workers share them."""
+    from medtune.tracking.store import connect
+
+    with monkeypatch.context() as patch:
+        for key, value in mlflow_server.environment.items():
+            patch.setenv(key, value)
+        client = connect(mlflow_server.url)
+        for model in client.search_registered_models():
+            client.delete_registered_model(model.name)

@@ -34,7 +34,9 @@ def secret(path: Path, text: str) -> Path:
 
 
 @pytest.mark.slow
-def test_from_sqlite_to_the_servers(checkout, mlflow_server, store, postgres, tmp_path: Path, monkeypatch) -> None:
+def test_from_sqlite_to_the_servers(
+    checkout, mlflow_server, no_models, store, postgres, tmp_path: Path, monkeypatch
+) -> None:
     root: Path = checkout.root
     version = checkout.candidate("a")
     stages.register.main(root)

@@ -20,7 +20,7 @@ from medtune.tracking.store import open_store
 
 @pytest.mark.slow
 def test_register_promote_and_roll_back(
-    checkout, server_environment, mlflow_server, store, capfd: pytest.CaptureFixture[str]
+    checkout, server_environment, mlflow_server, no_models, store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root: Path = checkout.root
     recipe = load_recipe(root / "params.yaml")

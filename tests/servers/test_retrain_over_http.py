@@ -122,3 +122,13 @@ def test_one_run_for_one_data_version(team: Team, retrained: dict) -> None:
         time.sleep(2)
     done = [run for run in team.runs("medtune-retrain") if run["state"]["name"] == "Completed"]
     assert [run["id"] for run in done] == [retrained["id"]]
+
+
+def test_no_password_stands_in_a_log_and_no_training_is_late(team: Team, retrained: dict) -> None:
+    secrets = {path.name: path.read_text() for path in (team.stack.folder / "secrets").iterdir()}
+    assert len(secrets) > 3
+    logs = {path.name: path.read_text(errors="replace") for path in team.stack.folder.glob("*.log")}
+    assert {"worker.log", "mlflow.log", "prefect.log"} <= set(logs)
+    assert not [(name, log) for name, secret in secrets.items() for log, text in logs.items() if secret in text]
+    names = [run["state"]["name"] for run in team.runs("medtune-retrain") + team.runs("medtune-pipeline")]
+    assert "Late" not in names
