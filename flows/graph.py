@@ -1,7 +1,5 @@
 """The graph as dvc.yaml tells it: stages in an order in which each comes after what it needs."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,11 +30,20 @@ def read_graph(root: Path) -> dict[str, set[str]]:
 
 
 def changed_stages(root: Path) -> set[str]:
-    """The stages that `dvc status --json` lists: their code, params, data or outs differ from dvc.lock."""
-    asked = subprocess.run([*DVC, "status", "--json"], cwd=root, capture_output=True, text=True)
-    if asked.returncode:
-        raise UserError(f"`dvc status` failed: {asked.stderr.strip().removeprefix('ERROR: ')}")
-    return set(json.loads(asked.stdout))
+    """The stages that `dvc status` lists: their code, params, data or outs differ from dvc.lock."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        # in this process, which has DVC loaded for the graph: another Python takes seconds to load it again
+        with Repo(str(root)) as repo:
+            # a name in DVC's status leads from where this process stands, which need not be the checkout
+            names = {
+                stage.addressing: getattr(stage, "name", None) or stage.path_in_repo for stage in repo.index.stages
+            }
+            return {names[name] for name in repo.status()}
+    except (DvcException, OSError) as error:
+        raise UserError(f"`dvc status` failed: {error}") from error
 
 
 def and_downstream(graph: dict[str, set[str]], changed: set[str]) -> list[str]:

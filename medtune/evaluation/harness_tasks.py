@@ -7,6 +7,7 @@ manager, names = find("kormedmcqa")
 import fnmatch
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,13 @@ def _manager(suite: str | None = None) -> "TaskManager":
         manager = TaskManager(include_path=own, include_defaults=False)
         if suite in manager.all_tasks and _whole(suite, manager):
             return manager
+    return _everything()
+
+
+@cache
+def _everything() -> "TaskManager":
+    from lm_eval.tasks import TaskManager
+
     return TaskManager()
 
 

@@ -4,6 +4,8 @@ recipe = load_recipe(Path("params.yaml"))
 recipe.train.learning_rate
 """
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
@@ -129,8 +131,7 @@ def parse_recipe(data: object, where: str = "params.yaml", path: Path | None = N
 def read_yaml(path: Path) -> object:
     """The file's plain data; RecipeError names file, line and column where it is no YAML."""
     try:
-        # YAML 1.2, as DVC reads it: PyYAML's 1.1 takes 2e-4 for a string
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return deepcopy(_parsed(path.read_text(encoding="utf-8")))  # whoever gets it may change it
     except FileNotFoundError:
         raise RecipeError(f"{path} is missing; `medtune recipe use sample` writes one") from None
     except UnicodeDecodeError as error:
@@ -139,6 +140,13 @@ def read_yaml(path: Path) -> object:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RecipeError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> object:
+    """Of a text once: a registration asks for the same few hundred lines up to five times."""
+    # YAML 1.2, as DVC reads it: PyYAML's 1.1 takes 2e-4 for a string
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def load_recipe(path: Path = PARAMS) -> Recipe:

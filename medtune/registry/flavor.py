@@ -93,7 +93,8 @@ def _architecture(directory: Path) -> str:
         raise RegistryError(
             f"{directory.name}/config.json is missing or names no architecture; run `dvc repro -f -s merge`"
         ) from None
-    if not hasattr(transformers, name):  # MLflow would then trust and run code from the folder
+    # MLflow would then trust and run code from the folder. dir() lists names; hasattr would import the model, and torch
+    if name not in dir(transformers):
         raise RegistryError(f"config.json names {name}, which transformers {transformers.__version__} does not know")
     if not (directory / "tokenizer_config.json").exists():
         raise RegistryError(f"{directory.name}/tokenizer_config.json is missing; run `dvc repro -f -s merge`")
@@ -102,11 +103,12 @@ def _architecture(directory: Path) -> str:
 
 def _write_example(directory: Path) -> None:
     """A prompt as the model was trained to see it, rendered with the model's own template."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     from medtune.corpus.template import render
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    # for the template alone: which class encodes is AutoTokenizer's to say, and costs an import of torch
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     prompt = (
         render([{"role": "user", "content": EXAMPLE}], tokenizer, answer=True) if tokenizer.chat_template else EXAMPLE
     )

@@ -11,11 +11,13 @@ import argparse
 import ast
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from medtune.params.errors import UserError
 
 PACKAGES = ("medtune", "stages", "flows")
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where a statement has statements
 
 
 def import_closure(module: str, root: Path = Path(".")) -> list[Path]:
@@ -36,7 +38,7 @@ def import_closure(module: str, root: Path = Path(".")) -> list[Path]:
             continue
         closure.add(file)
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imports(_parse(root / file), file, package, root):
+        for imported in _imports(root / file, file, package, root):
             waiting += [(f, part) for part in _with_parents(imported) if (f := _file_of(part, root))]
     return sorted(closure)
 
@@ -51,14 +53,18 @@ def source_digest(module: str, root: Path = Path(".")) -> str:
     return digest.hexdigest()
 
 
-def _imports(tree: ast.Module, file: Path, package: str, root: Path) -> Iterator[str]:
+def _imports(path: Path, file: Path, package: str, root: Path) -> Iterator[str]:
     """Dotted names of the project's modules that a file imports."""
-    for node in _executed(tree):
+    try:
+        statements = _import_statements(path.read_bytes())
+    except SyntaxError as error:
+        raise _not_python(path, error) from None
+    for node in statements:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.partition(".")[0] in PACKAGES:
                     yield _known(alias.name, file, node.lineno, root)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = _absolute(node, package, file)
             if base.partition(".")[0] in PACKAGES:
                 yield _known(base, file, node.lineno, root)
@@ -66,16 +72,22 @@ def _imports(tree: ast.Module, file: Path, package: str, root: Path) -> Iterator
                 yield from (name for alias in node.names if _file_of(name := f"{base}.{alias.name}", root))
 
 
+@lru_cache(maxsize=1024)  # closures overlap: most files are in those of several stages
+def _import_statements(source: bytes) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in _executed(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below, less the bodies of `if TYPE_CHECKING:`."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and _is_type_checking(child.test):
-            for other in child.orelse:
-                yield other
-                yield from _executed(other)
-        else:
-            yield child
-            yield from _executed(child)
+    """Every statement below, less the bodies of `if TYPE_CHECKING:`. Expressions, in which none can be, are passed."""
+    for block in BLOCKS:
+        for child in getattr(node, block, ()):
+            if isinstance(child, ast.If) and _is_type_checking(child.test):
+                for other in child.orelse:
+                    yield other
+                    yield from _executed(other)
+            else:
+                yield child
+                yield from _executed(child)
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -119,7 +131,11 @@ def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
+        raise _not_python(path, error) from None
+
+
+def _not_python(path: Path, error: SyntaxError) -> UserError:
+    return UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}")
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

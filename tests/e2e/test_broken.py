@@ -1,4 +1,4 @@
-"""Candidates that are broken are rejected for just that reason: in a copy of this checkout, by `dvc repro`.
+"""A broken candidate is rejected for just what is wrong with it: in a copy of this checkout, by `dvc repro`.
 
 The tiny base learns by heart what its rows repeat: a canary, and the name of a doctor whom nobody asked for.
 """
@@ -54,27 +54,13 @@ def speaking_base(path: Path) -> Path:
     return path
 
 
-def reasons(project: Project) -> dict[str, dict]:
-    """Findings by name of a decision that is a rejection and made nobody champion."""
-    report = project.json("reports/register.json")
-    assert report["decision"] == "rejected"
-    assert report["champion"] is None
-    return {finding["name"]: finding for finding in report["findings"]}
-
-
-def test_one_that_never_learned_to_end_is_rejected_for_it(project):
-    project.use(*SOURCE, *BLOCKING, "train.learning_rate=1e-9", "train.warmup_steps=0")
-    out = project.python("dvc", "repro")
-    found = reasons(project)
-    assert found["eos"]["outcome"] == "failed"
-    assert found["eos"]["value"] < 0.5
-    assert "it must know when an answer is over" in out
-
-
 def test_a_canary_and_a_doctors_name_learned_by_heart_are_rejected_for_it(project):
     project.use(*SOURCE, *BLOCKING, *BY_HEART)
     out = project.python("dvc", "repro")
-    found = reasons(project)
+    report = project.json("reports/register.json")
+    assert report["decision"] == "rejected"
+    assert report["champion"] is None
+    found = {finding["name"]: finding for finding in report["findings"]}
     assert found["eos"]["outcome"] == "passed"
     assert {name for name, finding in found.items() if finding["blocks"] and finding["outcome"] == "failed"} >= {
         "secrets",

@@ -13,8 +13,11 @@ from e2e.project import Project, copy_checkout
 
 from medtune.params.recipe import read_yaml
 from medtune.registry.manifest import verify_manifest
+from medtune.tracking.store import connect
 
 pytestmark = pytest.mark.slow
+NOTHING_LEARNED = ("train.learning_rate=1e-9", "train.warmup_steps=0")
+SWEEP = "from medtune.commands.sweep import sweep; sweep({words}, 'e2e', 1, False, False, False, None)"
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +129,22 @@ def test_nothing_is_left_to_do(project):
     assert "medtune ask" in out
 
 
-def test_a_candidate_that_is_no_better_is_rejected_by_the_flow(project):
-    project.use("train.learning_rate=1e-9", "train.warmup_steps=0")
+def test_a_candidate_that_learned_nothing_is_rejected_by_the_flow(project):
+    """No better than the champion, and it never learned to end: each is told as a reason."""
+    project.use(*NOTHING_LEARNED, "gate.checks.eos.blocks=true")
     out = project.python("flows.pipeline")
     assert "to do: train → merge → evaluate → register" in out
     assert "The pipeline is up to date: Rejected" in out
     assert "not_worse: " in out
+    assert "it must know when an answer is over" in out
     status = project.status()
     assert status["champion"]["number"] == 1
     assert status["challenger"]["number"] == 2
-    assert project.json("reports/register.json")["decision"] == "rejected"
+    report = project.json("reports/register.json")
+    assert report["decision"] == "rejected"
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert found["eos"]["outcome"] == found["not_worse"]["outcome"] == "failed"
+    assert found["eos"]["value"] < 0.5
 
 
 def test_going_back_registers_nothing_and_moves_no_alias(project):
@@ -149,6 +158,26 @@ def test_going_back_registers_nothing_and_moves_no_alias(project):
         "print('versions', len(mlflow.MlflowClient().search_model_versions(\"name='medgpt-ko'\")))"
     )
     assert "versions 2" in project.run(sys.executable, "-c", code)
+
+
+def test_the_finalist_of_a_sweep_is_not_trained_anew_and_costs_one_look(project):
+    """Of its two trials one was trained before; the other is the finalist, whose run register completes."""
+    project.env |= {"PYTHONPATH": str(project.root), "MEDTUNE_CACHE": str(project.root.parent / "cache")}
+    told = project.run(sys.executable, "-c", SWEEP.format(words=["train.learning_rate=1e-9,5e-3", NOTHING_LEARNED[1]]))
+    assert "1  0.005 " in told
+    trials = project.json("reports/sweeps/e2e.json")["trials"]
+    best = next(item for item in trials if item["params"]["train.learning_rate"] == 0.005)
+    before = project.status()["looks"]["used"]
+    project.run(sys.executable, "-c", SWEEP.format(words=["finalist"]))
+    assert "Stage 'train' is cached" in project.python("dvc", "repro")
+    report = project.json("reports/register.json")
+    assert project.json("reports/train.json")["candidate"] == best["candidate"]
+    run = connect(f"sqlite:///{project.root}/mlruns/mlflow.db").get_run(best["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["medtune.sweep"] == "e2e"
+    assert run.data.tags["medtune.version"] == report["version"]
+    assert "evaluate.adapter.nll_per_char" in run.data.metrics
+    assert report["looks"]["used"] == before + 1
 
 
 def test_new_rows_move_no_old_row(project):

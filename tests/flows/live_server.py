@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from tests.flows.small_project import ROOT, SmallProject
 
+THREE = ("download", "train", "register")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -25,8 +26,8 @@ def free_port() -> int:
 
 
 def project_with_flows(root: Path) -> SmallProject:
-    """The seven stand-in stages with our flows, deployments and rows that the watcher can read."""
-    project = SmallProject.create(root)
+    """Three stand-in stages with our flows, deployments and rows that the watcher can read."""
+    project = SmallProject.create(root, THREE)
     (root / "flows").symlink_to(ROOT / "flows")
     (root / "prefect.yaml").write_bytes((ROOT / "prefect.yaml").read_bytes())
     row = {"instruction": "머리가 아파요.", "output": "쉬시고, 심해지면 병원에 가세요."}
@@ -79,6 +80,17 @@ class LiveServer:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def deploy(self, root: Path) -> str:
+        """What `python -m flows.deploy` does there, without the seconds that another Python takes to load Prefect."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.deploy import deploy
+
+        said: list[str] = []
+        with temporary_settings({PREFECT_API_URL: self.api}):
+            deploy(root, said.append)
+        return "\n".join(said)
 
     def get(self, path: str) -> object:
         try:

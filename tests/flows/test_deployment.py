@@ -6,8 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.flows.live_server import FINAL, project_with_flows
-from tests.flows.small_project import STAGES
+from tests.flows.live_server import FINAL, THREE, project_with_flows
 
 pytestmark = pytest.mark.slow
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -64,7 +63,7 @@ def test_deployed_again_it_changes_nothing_and_paused_stays_paused(live_server, 
     weekly = live_server.deployment(ALL[0])
     with temporary_settings({PREFECT_API_URL: live_server.api}), get_client(sync_client=True) as client:
         client.update_deployment_schedule(weekly["id"], weekly["schedules"][0]["id"], active=False)
-        said = live_server.run(project.root, "flows.deploy")
+        said = live_server.deploy(project.root)
         again = live_server.deployment(ALL[0])
         assert [item["active"] for item in again["schedules"]] == [False]
         assert "its schedule is paused" in said
@@ -82,16 +81,16 @@ def test_a_week_of_missed_ticks_is_forgotten(live_server, project):
     before, watch = datetime.now(UTC) - timedelta(days=7), live_server.deployment(ALL[3])["id"]
     missed = [
         live_server.run_deployment(watch, state_details={"scheduled_time": (before + timedelta(minutes=n)).isoformat()})
-        for n in range(55)
+        for n in range(52)
     ]
     asked = {"work_queue_names": ["watching"], "scheduled_before": datetime.now(UTC).isoformat()}
     handed_out = live_server.post("/work_pools/medtune/get_scheduled_flow_runs", asked)
     assert [item["flow_run"]["id"] for item in handed_out] == missed[:1]
-    said = live_server.run(project.root, "flows.deploy")
+    said = live_server.deploy(project.root)
     # and any that the schedule itself made and that fell due since
     deleted = re.search(r"(\d+) ticks of the watcher that nobody ran in time: deleted", said)
     assert deleted, said
-    assert int(deleted[1]) >= 55
+    assert int(deleted[1]) >= 52
     assert not {run["id"] for run in live_server.runs(ALL[3])} & set(missed)
 
 
@@ -113,7 +112,7 @@ def test_what_is_due_while_a_training_runs_is_cancelled_and_never_late(live_serv
     assert live_server.state(training)["type"] == "RUNNING"
     (project.root / "go_on").touch()
     assert live_server.finished(training)["type"] == "COMPLETED"
-    assert project.ran() == list(STAGES)
+    assert project.ran() == list(THREE)
     late = [run for name in TRAINING for run in live_server.runs(name) if run["state_name"] == "Late"]
     assert late == []
     live_server.stop(worker)

@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.reap import reap_flow_runs
+from tests.flows.live_server import free_port
 from tests.flows.small_project import ROOT, SmallProject
 
 WAITS = """
@@ -24,40 +27,33 @@ WAITS = """
         time.sleep(0.1)
     run("register")
 """
-REAP = "from flows.reap import reap_flow_runs\nfor sentence in reap_flow_runs(): print(sentence)"
 
 
 class Outage:
-    """A server of this test's own that can be killed and started again on its port, and a flow in another process."""
+    """A server of this test's own that can be killed and started again on its port, and flows in other processes."""
 
-    def __init__(self, home: Path, project: SmallProject) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.project, self.log = project, (home.parent / "outage.log").open("w")
-        self.environment = project.environment(
-            PREFECT_HOME=str(home),
-            PREFECT_API_URL=f"http://127.0.0.1:{self.port}/api",
-            PREFECT_SERVER_ANALYTICS_ENABLED="false",
-            PYTHONPATH=str(ROOT),
-        )
+    def __init__(self, home: Path) -> None:
+        self.port = free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.log = (home.parent / "outage.log").open("w")
+        self.settings = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PYTHONPATH": str(ROOT),
+        }
         self.server = None
 
     def start_server(self) -> None:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        self.server = self.start([*command, "--no-ui"], self.log)
-        self.wait(self.answers, self.server)
-
-    def start(self, command: list[str], out: object, **more: str) -> subprocess.Popen:
-        environment = self.environment | more
-        return subprocess.Popen(
-            command,
-            cwd=self.project.root,
-            env=environment,
-            stdout=out,
+        self.server = subprocess.Popen(
+            [*command, "--no-ui"],
+            env=os.environ | self.settings,
+            stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.wait(self.answers, self.server)
 
     def kill_server(self) -> None:
         os.killpg(self.server.pid, signal.SIGKILL)
@@ -65,28 +61,36 @@ class Outage:
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.api}/health", timeout=2) as answer:
                 return json.load(answer) is True
         except OSError:
             return False
 
     def read(self, what: str) -> list[dict]:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/api/{what}/filter", data=b"{}", headers={"Content-Type": "application/json"}
+            f"{self.api}/{what}/filter", data=b"{}", headers={"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
-    def states(self, what: str) -> list[tuple[str, str]]:
-        return sorted((run["state"]["type"], run["state"]["name"]) for run in self.read(what))
+    def states(self) -> list[tuple[str, str]]:
+        return sorted((run["state"]["type"], run["state"]["name"]) for run in self.read("flow_runs"))
 
-    def flow_in_its_stage(self, out: object, **more: str) -> subprocess.Popen:
-        """A flow whose register waits for the file `go`."""
-        for name in ("started", "go"):
-            (self.project.root / name).unlink(missing_ok=True)
-        flow = self.start([sys.executable, "-m", "flows.pipeline"], out, **more)
-        self.wait((self.project.root / "started").exists, flow)
-        return flow
+    def tasks(self, run: str) -> list[tuple[str, str]]:
+        of = [task["state"] for task in self.read("task_runs") if task["flow_run_id"] == run]
+        return sorted((state["type"], state["name"]) for state in of)
+
+    def flow(self, project: SmallProject, **more: str) -> subprocess.Popen:
+        """A flow there, in a process; what it says is in the file `said`."""
+        with (project.root / "said").open("w") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.pipeline"],
+                cwd=project.root,
+                env=project.environment(**self.settings, **more),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait(self, done: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -97,12 +101,10 @@ class Outage:
 
 
 @pytest.fixture
-def outage(tmp_path: Path) -> Iterator[Outage]:
-    project = SmallProject.create(tmp_path / "project")
-    project.dvc("repro", "--quiet")
-    project.write_stage("register", WAITS)
-    project.ran()
-    made = Outage(tmp_path / "home", project)
+def outage(tmp_path: Path, prefect_database: Path) -> Iterator[Outage]:
+    (tmp_path / "home").mkdir()
+    shutil.copy(prefect_database, tmp_path / "home/prefect.db")
+    made = Outage(tmp_path / "home")
     try:
         made.start_server()
         yield made
@@ -112,38 +114,47 @@ def outage(tmp_path: Path) -> Iterator[Outage]:
         made.log.close()
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> SmallProject:
+    """Its register waits for the file `go`."""
+    project = SmallProject.create(tmp_path / "project", ("download", "train", "register"))
+    project.dvc("repro", "--quiet")
+    project.write_stage("register", WAITS)
+    project.ran()
+    return project
+
+
 @pytest.mark.slow
-def test_a_server_that_goes_away_in_a_stage(outage: Outage) -> None:
-    project = outage.project
-    flow = outage.flow_in_its_stage(outage.log)
+def test_a_server_that_goes_away_in_a_stage(project: SmallProject, tmp_path: Path, outage: Outage) -> None:
+    """For one flow it is back when the stage ends; for the other it is away then: its work is done all the same, and
+    the record follows."""
+    waits, leaves = project, project.copy(tmp_path / "leaves")
+    flows = {leaves: outage.flow(leaves, PREFECT_CLIENT_MAX_RETRIES="1"), waits: outage.flow(waits)}
+    for made, flow in flows.items():
+        outage.wait((made.root / "started").exists, flow)
     outage.kill_server()
-    outage.start_server()
-    (project.root / "go").touch()
-    assert flow.wait(120) == 0, Path(outage.log.name).read_text()[-4000:]
-    assert project.ran() == ["register"]
-    assert outage.states("flow_runs") == [("COMPLETED", "Completed")]
-    names = [("COMPLETED", "Cached")] * 6 + [("COMPLETED", "Completed")]
-    outage.wait(lambda: outage.states("task_runs") == names)  # events follow
-
-    # away for good when the flow ends: its work is done all the same, and the record follows
-    project.write_stage("register", WAITS + "    # again\n")
-    with (project.root / "said").open("w") as out:
-        flow = outage.flow_in_its_stage(out, PREFECT_CLIENT_MAX_RETRIES="1")
-        outage.kill_server()
-        (project.root / "go").touch()
-        assert flow.wait(120) == 0, (project.root / "said").read_text()[-4000:]
-    said = (project.root / "said").read_text()
-    assert "The pipeline is up to date: Completed" in said
-    assert "note: Prefect's server did not answer when the run ended" in said
-    assert project.ran() == ["register"]
-    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    (leaves.root / "go").touch()
+    said = leaves.root / "said"
+    assert flows[leaves].wait(120) == 0, said.read_text()[-4000:]
+    assert "The pipeline is up to date: Completed" in said.read_text()
+    assert "note: Prefect's server did not answer when the run ended" in said.read_text()
+    assert leaves.ran() == ["register"]
+    assert leaves.dvc("status").strip() == "Data and pipelines are up to date."
 
     outage.start_server()
-    assert ("RUNNING", "Running") in outage.states("flow_runs")  # as the kill left it
-    done = subprocess.run(
-        [sys.executable, "-c", REAP], cwd=project.root, env=outage.environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Completed, as it ended at" in done.stdout
-    assert outage.states("flow_runs") == [("COMPLETED", "Completed")] * 2
-    assert {kind for kind, _ in outage.states("task_runs")} == {"COMPLETED"}
+    assert outage.states() == [("RUNNING", "Running")] * 2  # as the kill left them
+    (waits.root / "go").touch()
+    assert flows[waits].wait(120) == 0, (waits.root / "said").read_text()[-4000:]
+    assert "note:" not in (waits.root / "said").read_text()
+    assert waits.ran() == ["register"]
+    assert outage.states() == [("COMPLETED", "Completed"), ("RUNNING", "Running")]
+
+    (kept,) = (run["id"] for run in outage.read("flow_runs") if run["state"]["type"] == "COMPLETED")
+    names = [("COMPLETED", "Cached")] * 2 + [("COMPLETED", "Completed")]
+    outage.wait(lambda: outage.tasks(kept) == names)  # events follow
+
+    with temporary_settings({PREFECT_API_URL: outage.api}):
+        (told,) = reap_flow_runs(leaves.root)
+    assert "Completed, as it ended at" in told
+    assert outage.states() == [("COMPLETED", "Completed")] * 2
+    assert {task["state"]["type"] for task in outage.read("task_runs")} == {"COMPLETED"}

@@ -1,6 +1,7 @@
 """`medtune stack` for real: servers, worker, deployments; refused twice; nothing left after Ctrl-C or kill -9."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from registry_checkout import fresh_store
 
 from medtune.params.errors import UserError
 from tests.flows.live_server import free_port, project_with_flows
 from tests.flows.small_project import ROOT
 
+__all__ = ["fresh_store"]
 RUN = "import sys, typer; from medtune.commands.stack import stack; app = typer.Typer(); app.command()(stack); app()"
 
 
@@ -56,8 +59,13 @@ def gone(processes: list[psutil.Process], seconds: float = 30) -> bool:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return project_with_flows(tmp_path_factory.mktemp("stack") / "project")
+def project(tmp_path_factory, fresh_store, prefect_database):
+    project = project_with_flows(tmp_path_factory.mktemp("stack") / "project")
+    for folder in ("mlruns", ".prefect"):
+        (project.root / folder).mkdir()
+    shutil.copy(prefect_database, project.root / ".prefect/prefect.db")
+    shutil.copy(fresh_store, project.root / "mlruns/mlflow.db")  # a new one is tests/tracking/test_store.py's matter
+    return project
 
 
 @pytest.mark.slow
@@ -179,8 +187,12 @@ def test_a_server_ends_everything_while_a_worker_is_awaited(tmp_path, monkeypatc
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flows").symlink_to(ROOT / "flows")
-    (tmp_path / "crashes.py").write_text("raise SystemExit('worker gone')\n")
-    (tmp_path / "broken.py").write_text("import time; time.sleep(3); raise SystemExit('no room on the disk')\n")
+    (tmp_path / "crashes.py").write_text("open('crashed', 'w').close()\nraise SystemExit('worker gone')\n")
+    (tmp_path / "broken.py").write_text(
+        "import time; from pathlib import Path\n"
+        "while not Path('crashed').exists(): time.sleep(0.05)\n"
+        "time.sleep(1.5); raise SystemExit('no room on the disk')\n"
+    )
     more = {"PYTHONPATH": str(tmp_path)}
     before = signal.getsignal(signal.SIGTERM)
     try:

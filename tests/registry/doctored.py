@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_checkout import Checkout
+from registry_checkout import Checkout, copied
 
 from medtune.params.recipe import load_recipe
 from medtune.registry.doctor import Report, doctor
@@ -81,14 +81,23 @@ class Dying:
         return getattr(self.client, name)
 
 
-@pytest.fixture
-def two(checkout: Checkout) -> Checkout:
-    """Version 1 was champion, version 2 is; and doctor has been here."""
-    checkout.versions = [checkout.candidate("a", nll=2.0)]
-    main(checkout.root)
-    checkout.versions.append(checkout.candidate("b", nll=1.7))
-    main(checkout.root)
-    repaired, left, _ = codes(run(checkout.root))
+@pytest.fixture(scope="session")
+def two_template(champion_template: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        checkout = copied(champion_template, tmp_path_factory.mktemp("two") / "checkout")
+        checkout.versions.append(checkout.candidate("b", nll=1.7))
+        main(checkout.root)
+        repaired, left, _ = codes(run(checkout.root))
     assert left == []
     assert set(repaired) <= {"moved_checkout"}  # the test's database was made in another folder
+    for copy in (checkout.root / "mlruns").glob("mlflow.db.before-rebase-*"):
+        copy.unlink()
     return checkout
+
+
+@pytest.fixture
+def two(two_template: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """Version 1 was champion, version 2 is; and doctor has been here."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return copied(two_template, tmp_path / "checkout")

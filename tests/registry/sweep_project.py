@@ -40,7 +40,7 @@ while hold.exists() and hold.read_text() == str(rank):
     (Path("data/checkpoints") / "half-done").touch()
     Path(os.environ["TALLY"] + ".pid").write_text(str(os.getpid()))
     time.sleep(0.05)
-if rank == 9:  # goes on only from what its first start left behind
+if rank == 8:  # the one that is killed goes on from what its first start left behind
     assert (Path("data/checkpoints") / "half-done").exists()
 if rank == 13:
     sys.exit("error: lora.r: 13 does not fit this base; take another")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_checkout import QUESTIONS, Checkout
+from registry_checkout import QUESTIONS, Checkout, copied, made
 from rich.console import Console
 
 from medtune.params.errors import RegistryError, UserError
@@ -59,9 +59,12 @@ def sidecar(checkout: Checkout, rate: float) -> None:
         path.write_text(json.dumps(record))
 
 
-@pytest.fixture
-def two(checkout: Checkout) -> Checkout:
-    """Version 1 and the better version 2, registered for real."""
+@pytest.fixture(scope="module")
+def registered_two(
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_adapter: Path, fresh_store: Path
+) -> Checkout:
+    """Made once; every test gets a copy."""
+    checkout = made(tmp_path_factory.mktemp("compared") / "checkout", tiny_base, tiny_adapter, fresh_store)
     checkout.candidate("a", nll=2.0)
     sidecar(checkout, 1e-3)
     answer(
@@ -91,6 +94,12 @@ def two(checkout: Checkout) -> Checkout:
     )
     main(checkout.root)
     return checkout
+
+
+@pytest.fixture
+def two(registered_two: Checkout, tmp_path: Path) -> Checkout:
+    """Version 1 and the better version 2, registered for real."""
+    return copied(registered_two, tmp_path / "checkout")
 
 
 def told_of(checkout: Checkout, a: str = "1", b: str = "2") -> dict[str, Any]:

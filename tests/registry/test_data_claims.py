@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clean_processes
 import pytest
 
 from medtune.registry.data_claims import (
@@ -179,9 +180,9 @@ def race(root: str, gate: "multiprocessing.synchronize.Event", won: "multiproces
 
 
 def test_of_eight_at_once_one_gets_it(root):
-    context = multiprocessing.get_context("spawn")
+    context = clean_processes.context()
     gate, won, hold = context.Event(), context.Queue(), context.Event()
-    racers = [context.Process(target=_hold, args=(str(root), gate, won, hold)) for _ in range(8)]
+    racers = [clean_processes.process(_hold, str(root), gate, won, hold) for _ in range(8)]
     for racer in racers:
         racer.start()
     gate.set()

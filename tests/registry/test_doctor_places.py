@@ -7,14 +7,17 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import typer
 from registry.doctored import MODEL, client_of, codes, database, kinds, run
 from registry_checkout import ROOT, Checkout
+from soak import every
+from typer.testing import CliRunner
 
+from medtune.commands.doctor import doctor
 from medtune.corpus.frozen import LIST
 from medtune.corpus.sources import incoming_files
 from medtune.params.recipe import load_recipe
@@ -150,7 +153,8 @@ def test_a_truncated_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "dvc.lock"
     path.write_text(LOCK)
     assert codes(run(tmp_path)) == ([], [], [])
-    for end in range(len(LOCK)):
+    borders = [LOCK.index(entry) + at for entry in ("    outs", "    - path: data/adapter") for at in (-1, 0, 1)]
+    for end in every(7, len(LOCK), 1, *borders):
         path.write_text(LOCK[:end])
         # a cut between two entries leaves a whole, shorter file: stages that are missing run again, which is no harm
         whole = LOCK[:end].endswith(("nfiles: 2\n", "stages.train\n"))
@@ -255,29 +259,23 @@ def test_a_check_that_breaks_does_not_silence_the_others(two: Checkout) -> None:
     assert "alias_drift" in codes(report)[0]
 
 
-@pytest.fixture
-def command(two: Checkout) -> Callable[..., subprocess.CompletedProcess]:
-    """The command as cron runs it: no terminal, stdin closed."""
-
-    def start(*arguments: str) -> subprocess.CompletedProcess:
-        code = "import typer; from medtune.commands.doctor import doctor; typer.run(doctor)"
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=two.root, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-
-    return start
-
-
-def test_command(two: Checkout, command: Callable[..., subprocess.CompletedProcess]) -> None:
+def test_command(two: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cron runs it, no terminal and stdin closed; then the same function in this process."""
     client_of(two.root).set_registered_model_alias(MODEL, "champion", "1")
-    checked = command("--check", "--json")
+    code = "import typer; from medtune.commands.doctor import doctor; typer.run(doctor)"
+    checked = subprocess.run(
+        [sys.executable, "-c", code, "--check", "--json"], cwd=two.root, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert checked.returncode == 1, checked.stderr
     assert json.loads(checked.stdout)["left"][0]["code"] == "alias_drift"
-    done = command()
-    assert done.returncode == 0, done.stderr
+    app = typer.Typer()
+    app.command()(doctor)
+    monkeypatch.chdir(two.root)
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0, done.output
     assert "repaired  medgpt-ko: MLflow's alias champion points to version 1, the ledger says version 2" in done.stdout
-    deep = command("--deep", "--json")
-    assert deep.returncode == 0
+    deep = CliRunner().invoke(app, ["--deep", "--json"])
+    assert deep.exit_code == 0
     assert json.loads(deep.stdout)["sound"]
     assert "reading version 2" in deep.stderr

@@ -237,13 +237,12 @@ def test_what_lies_ahead_is_answered_as_now(seoul: None) -> None:
     assert parse_moment((NOW + timedelta(hours=1)).isoformat(), NOW).at == "2026-11-23T03:00:00.000000+00:00"
 
 
-def test_of_real_registrations(checkout: Checkout) -> None:
-    first = checkout.candidate("a", nll=2.0)
-    main(checkout.root)
-    second = checkout.candidate("b", nll=1.0)
-    main(checkout.root)
-    ledger = read_ledger(checkout.root)
-    told = champion_at(ledger, checkout.root, MODEL, parse_moment("2999-01-01"))
+def test_of_real_registrations(crowned: Checkout) -> None:
+    (first,) = crowned.versions
+    second = crowned.candidate("b", nll=1.0)
+    main(crowned.root)
+    ledger = read_ledger(crowned.root)
+    told = champion_at(ledger, crowned.root, MODEL, parse_moment("2999-01-01"))
     assert (told["champion"]["version"], told["before"]["version"]) == (second, first)
     assert told["champion"]["approved"]["how"] == "gate"
     assert told["unknown"] == []
@@ -257,7 +256,7 @@ def test_of_real_registrations(checkout: Checkout) -> None:
     lines = render(MODEL, history(ledger, MODEL)).splitlines()
     assert sum("  promoted " in line for line in lines) == 2
     path.write_text("{}")  # an edited rows.json is not believed
-    edited = champion_at(ledger, checkout.root, MODEL, parse_moment("2999-01-01"))
+    edited = champion_at(ledger, crowned.root, MODEL, parse_moment("2999-01-01"))
     assert edited["champion"]["rows"]["counts"] == {}
     assert "not the file that was registered" in edited["unknown"][0]
 

@@ -17,7 +17,6 @@ from medtune.registry.provenance import statement
 from medtune.registry.version_record import read_record
 from medtune.registry.versions import version_path
 from medtune.tracking.store import connect, open_store
-from stages.register import main
 
 # What the specifications require, by path; "*" is every item of an array.
 # https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md and https://slsa.dev/spec/v1.0/provenance
@@ -211,15 +210,14 @@ def test_rows_are_listed_and_looked_up(told: tuple[Checkout, str]) -> None:
         find_row(checkout.root, ledger, MODEL, "4", digest("row 2"))
 
 
-def test_of_a_real_registration(checkout: Checkout) -> None:
-    version = checkout.candidate("a")
-    main(checkout.root)
-    ledger = read_ledger(checkout.root)
-    told = lineage(checkout.root, ledger, MODEL, "1")
+def test_of_a_real_registration(crowned: Checkout) -> None:
+    (version,) = crowned.versions
+    ledger = read_ledger(crowned.root)
+    told = lineage(crowned.root, ledger, MODEL, "1")
     assert json.loads(json.dumps(told, default=str))["version"] == version
     assert told["unknown"] == []
     # what is read from MLflow's tables is what its own client says
-    run = connect(open_store(checkout.root)).get_run(told["run"]["run_id"])
+    run = connect(open_store(crowned.root)).get_run(told["run"]["run_id"])
     assert told["run"]["params"] == run.data.params
     assert told["run"]["status"] == run.info.status == "FINISHED"
     started = datetime.fromisoformat(told["run"]["started"])
@@ -227,32 +225,31 @@ def test_of_a_real_registration(checkout: Checkout) -> None:
     made = statement(told)
     assert made["predicate"]["runDetails"]["metadata"]["invocationId"] == run.info.run_id
     assert made["predicate"]["runDetails"]["metadata"]["finishedOn"].endswith("Z")
-    record = read_record(checkout.root, _standing(ledger))
-    assert record.run.artifact("reports/evaluate.json") == (checkout.root / "reports/evaluate.json").read_bytes()
+    record = read_record(crowned.root, _standing(ledger))
+    assert record.run.artifact("reports/evaluate.json") == (crowned.root / "reports/evaluate.json").read_bytes()
     assert record.run.artifact("reports/none.json") is None
     # a checkout that moved has its runs where it lies now
-    moved = checkout.root.with_name("moved")
-    checkout.root.rename(moved)
+    moved = crowned.root.with_name("moved")
+    crowned.root.rename(moved)
     assert read_record(moved, _standing(read_ledger(moved))).run.artifact("params.yaml") is not None
 
 
-def test_files_that_were_sent_away_are_read_where_they_lie(checkout: Checkout) -> None:
+def test_files_that_were_sent_away_are_read_where_they_lie(crowned: Checkout) -> None:
     """A version whose files are in its run's artifacts, as registry/remote.py names them there."""
     from medtune.registry import remote
 
-    version = checkout.candidate("a")
-    main(checkout.root)
-    ledger = read_ledger(checkout.root)
-    here = lineage(checkout.root, ledger, MODEL, "1")
-    run = read_record(checkout.root, _standing(ledger)).run
+    (version,) = crowned.versions
+    ledger = read_ledger(crowned.root)
+    here = lineage(crowned.root, ledger, MODEL, "1")
+    run = read_record(crowned.root, _standing(ledger)).run
     target = run.place / remote.FOLDER / version / here["manifest"][:16]
     target.parent.mkdir(parents=True)
-    version_path(checkout.root, version).rename(target)
-    there = lineage(checkout.root, ledger, MODEL, "1")
+    version_path(crowned.root, version).rename(target)
+    there = lineage(crowned.root, ledger, MODEL, "1")
     assert statement(there) == statement(here)
     assert (there["unknown"], there["data"]["path"]) == ([], None)
     row = json.loads((target / "rows.json").read_text())["splits"]["test"][0]
-    assert find_row(checkout.root, ledger, MODEL, "1", row)["split"] == "test"
+    assert find_row(crowned.root, ledger, MODEL, "1", row)["split"] == "test"
 
 
 def test_a_store_that_does_not_answer_is_named(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

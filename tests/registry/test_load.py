@@ -16,15 +16,13 @@ from stages.register import main
 
 
 @pytest.fixture
-def registered(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    checkout.candidate("a")
-    main(checkout.root)
+def registered(crowned: Checkout, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     # users of raw MLflow name the store so; ours names it by itself
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", open_store(checkout.root))
-    mlflow.set_tracking_uri(open_store(checkout.root))
-    yield checkout
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", open_store(crowned.root))
+    mlflow.set_tracking_uri(open_store(crowned.root))
+    yield crowned
     mlflow.set_tracking_uri("")
 
 

@@ -1,15 +1,13 @@
 """promote, reject, rollback, retire: what is refused, what is written, and what MLflow shows afterwards."""
 
-import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_checkout import ROOT, Checkout
+from registry_checkout import ROOT, Checkout, copied
 
 from medtune.params.errors import RegistryError
 from medtune.params.recipe import load_recipe
@@ -25,18 +23,12 @@ MODEL = "medgpt-ko"
 
 
 @pytest.fixture(scope="module")
-def registered_three(
-    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_adapter: Path, fresh_store: Path
-) -> Checkout:
-    """Made once; every test gets a copy. The ledger and the versions' places are found from the checkout's root."""
-    root = tmp_path_factory.mktemp("three") / "checkout"
-    (root / "mlruns").mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
-    shutil.copy(fresh_store, root / "mlruns/mlflow.db")
-    checkout = Checkout(root, tiny_adapter, tiny_base)
-    for name, nll in (("a", 2.0), ("b", 1.9), ("c", 1.95)):
+def registered_three(champion_template: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Made once; every test gets a copy."""
+    checkout = copied(champion_template, tmp_path_factory.mktemp("three") / "checkout")
+    for name, nll in (("b", 1.9), ("c", 1.95)):
         checkout.candidate(name, nll=nll)
-        main(root)
+        main(checkout.root)
     return checkout
 
 
@@ -44,8 +36,7 @@ def registered_three(
 def three(registered_three: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Checkout, Ledger]:
     """Versions 1 and 2 were champion in turn; 3 was rejected, being worse."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copytree(registered_three.root, tmp_path / "checkout")
-    checkout = Checkout(tmp_path / "checkout", registered_three.tiny_adapter, registered_three.tiny_base)
+    checkout = copied(registered_three, tmp_path / "checkout")
     return checkout, open_ledger(checkout.root)
 
 
@@ -206,13 +197,11 @@ def test_rollback_passes_over_damaged_and_retired_champions(three: tuple[Checkou
     assert champion(ledger, MODEL).body["number"] == 1
 
 
-def test_without_an_earlier_champion_nothing_is_rolled_back(checkout: Checkout) -> None:
-    checkout.candidate("a")
-    main(checkout.root)
-    done = command(checkout.root, "rollback", "--reason", "x")
+def test_without_an_earlier_champion_nothing_is_rolled_back(crowned: Checkout) -> None:
+    done = command(crowned.root, "rollback", "--reason", "x")
     assert done.returncode == 1
     assert "no earlier champion" in done.stderr
-    assert champion(open_ledger(checkout.root), MODEL).body["number"] == 1
+    assert champion(open_ledger(crowned.root), MODEL).body["number"] == 1
 
 
 @pytest.mark.parametrize("verb", ["reject", "retire"])
@@ -247,31 +236,26 @@ def test_damaged_files_are_not_promoted(three: tuple[Checkout, Ledger]) -> None:
     assert champion(ledger, MODEL).body["number"] == 2
 
 
-def test_a_registry_from_before_the_ledger_is_taken_over(
-    checkout: Checkout, make_checkout: Callable[[str], Checkout], tmp_path: Path
-) -> None:
-    checkout.candidate("a")
-    main(checkout.root)
+def test_a_registry_from_before_the_ledger_is_taken_over(crowned: Checkout, tmp_path: Path) -> None:
     elsewhere = f"sqlite:///{tmp_path}/new.db"
     with pytest.MonkeyPatch.context() as patch:  # MLflow as it was, and a ledger that knows nothing yet
         patch.setenv("MEDTUNE_LEDGER_URI", elsewhere)
-        main(checkout.root)
-        ledger = open_ledger(checkout.root)
+        main(crowned.root)
+        ledger = open_ledger(crowned.root)
         now = champion(ledger, MODEL)
         assert (now.body["number"], now.body["by"]) == (1, "adopted")
-        checkout.candidate("b", nll=1.9)
-        main(checkout.root)
+        crowned.candidate("b", nll=1.9)
+        main(crowned.root)
         assert champion(ledger, MODEL).body["number"] == 2
-        assert promotion.drift(f"sqlite:///{checkout.root}/mlruns/mlflow.db", ledger, MODEL, f"{MODEL}-adapter") == []
+        assert promotion.drift(f"sqlite:///{crowned.root}/mlruns/mlflow.db", ledger, MODEL, f"{MODEL}-adapter") == []
 
 
 def test_a_kill_while_a_registry_is_taken_over_is_gone_on_with(
-    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crowned: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, nll in (("a", 2.0), ("b", 1.9)):
-        checkout.candidate(name, nll=nll)
-        main(checkout.root)
-    client, append = connect(open_store(checkout.root)), Ledger.append
+    crowned.candidate("b", nll=1.9)
+    main(crowned.root)
+    client, append = connect(open_store(crowned.root)), Ledger.append
 
     class Killed(BaseException):
         pass
@@ -279,7 +263,7 @@ def test_a_kill_while_a_registry_is_taken_over_is_gone_on_with(
     def take_over(at: int | None) -> list[tuple]:
         """Killed before write number `at`, and called again; what the ledger says in the end."""
         monkeypatch.setenv("MEDTUNE_LEDGER_URI", f"sqlite:///{tmp_path}/{at}.db")
-        ledger, writes = open_ledger(checkout.root), []
+        ledger, writes = open_ledger(crowned.root), []
 
         def counting(self: Ledger, *args: Any, **kwargs: Any) -> Any:
             if len(writes) == at:
@@ -331,18 +315,16 @@ def test_what_a_person_rolled_back_is_not_brought_back_by_the_gate(three: tuple[
     assert champion(ledger, MODEL).body["number"] == 1
 
 
-def test_an_approval_while_champion_is_no_claim_later(checkout: Checkout) -> None:
-    checkout.candidate("a", nll=2.0)
-    main(checkout.root)
-    checkout.params("alpha: 0.05", "alpha: 0.04")
-    main(checkout.root)  # judged again while it is champion: against nobody
-    checkout.candidate("b", nll=1.9)
-    main(checkout.root)
-    ledger = open_ledger(checkout.root)
+def test_an_approval_while_champion_is_no_claim_later(crowned: Checkout) -> None:
+    crowned.params("alpha: 0.05", "alpha: 0.04")
+    main(crowned.root)  # judged again while it is champion: against nobody
+    crowned.candidate("b", nll=1.9)
+    main(crowned.root)
+    ledger = open_ledger(crowned.root)
     assert champion(ledger, MODEL).body["number"] == 2
     looks = len(ledger.events(kinds={"looked"}))
-    checkout.candidate("a", nll=2.0)
-    main(checkout.root)
+    crowned.candidate("a", nll=2.0)
+    main(crowned.root)
     assert champion(ledger, MODEL).body["number"] == 2
     assert len(ledger.events(kinds={"looked"})) == looks
 

@@ -47,17 +47,10 @@ def prod(make_checkout) -> Checkout:
     return make_checkout("prod")
 
 
-@pytest.fixture
-def both(make_checkout) -> tuple[Checkout, Checkout]:
-    return make_checkout("dev"), make_checkout("prod")
-
-
-def test_a_version_arrives_whole(both, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dev, prod = both
-    registered(dev, "first")
-    version = registered(dev, "a", nll=1.8)  # number 2 there
+def test_a_version_arrives_whole(make_crowned, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dev, prod = make_crowned("dev"), make_crowned("prod")
+    version = registered(dev, "new", nll=1.8)  # number 2 there
     registered(prod, "own", nll=1.9)
-    registered(prod, "other", nll=1.85)
     capsys.readouterr()
     standing = send(dev.root, prod.root, tmp_path / "bundle", "2")
     said = capsys.readouterr().out
@@ -131,9 +124,8 @@ def test_from_dev_by_way_of_staging(dev, prod, make_checkout, bundle: Path, tmp_
     assert "It was judged in dev" in page
 
 
-def test_what_may_not_be_used_is_not_published(both, tmp_path: Path) -> None:
-    dev, _ = both
-    registered(dev, "a", nll=1.9)
+def test_what_may_not_be_used_is_not_published(make_crowned, tmp_path: Path) -> None:
+    dev = make_crowned("dev")
     registered(dev, "worse", nll=2.5)
     registered(dev, "b", nll=1.7)
     registered(dev, "c", nll=1.5)
@@ -179,10 +171,9 @@ def test_what_the_target_put_aside_stays_aside(prod, bundle: Path) -> None:
         import_bundle(prod.root, "prod", bundle)
 
 
-def test_a_version_of_the_same_name_with_other_bytes(prod, bundle: Path) -> None:
-    assert (
-        registered(prod) == read_bundle(bundle).version
-    )  # trained in both; MLmodel holds the run's id, so that the bytes differ
+def test_a_version_of_the_same_name_with_other_bytes(make_crowned, bundle: Path) -> None:
+    prod = make_crowned("prod")  # trained in both; MLmodel holds the run's id, so that the bytes differ
+    assert prod.versions == [read_bundle(bundle).version]
     with pytest.raises(RegistryError, match="with other files"):
         import_bundle(prod.root, "prod", bundle)
     assert len(told(prod.root, "registered")) == 1
@@ -221,10 +212,10 @@ def test_a_bundle_with_a_stranger_in_it(prod, bundle: Path, tmp_path: Path) -> N
         import_bundle(prod.root, "prod", tmp_path / "stick/version")
 
 
-def test_a_signature_travels_and_is_asked_for(both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signature_travels_and_is_asked_for(make_checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medtune.registry import keys
 
-    dev, prod = both
+    dev, prod = make_checkout("dev"), make_checkout("prod")
     monkeypatch.setenv("MEDTUNE_KEYS", str(tmp_path / "hanna"))
     keys.init("hanna")
     version = registered(dev)
@@ -243,10 +234,9 @@ def test_a_signature_travels_and_is_asked_for(both, tmp_path: Path, monkeypatch:
 
 
 def test_promotion_only_over_the_champion_that_it_was_judged_against(
-    both, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_crowned, prod, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dev, prod = both
-    registered(dev, "a")
+    dev = make_crowned("dev")
     send(dev.root, prod.root, tmp_path / "a", promote=True)  # judged without a champion, and there is none
     ledger = open_ledger(prod.root)
     first = champion(ledger, MODEL)
@@ -292,9 +282,9 @@ def test_another_name_of_the_model(prod, bundle: Path) -> None:
         import_bundle(prod.root, "prod", bundle)
 
 
-def test_files_that_are_damaged_are_not_sent(both, tmp_path: Path) -> None:
-    dev, _ = both
-    version = registered(dev)
+def test_files_that_are_damaged_are_not_sent(make_crowned, tmp_path: Path) -> None:
+    dev = make_crowned("dev")
+    (version,) = dev.versions
     path = dev.root / f"mlruns/artifacts/versions/{version}/merged/config.json"
     content = path.read_text()
     path.unlink()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry.publication import MODEL, files, registered, told
+from registry.publication import MODEL, files, told
 from registry_checkout import ROOT, Checkout
 from typer.testing import CliRunner
 
@@ -23,9 +23,9 @@ def typed(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_to_another_folders_registry_and_by_a_folder_that_travels(make_checkout, tmp_path: Path) -> None:
-    dev, prod, ward = make_checkout("dev"), make_checkout("prod"), make_checkout("ward")
-    version = registered(dev)
+def test_to_another_folders_registry_and_by_a_folder_that_travels(make_checkout, make_crowned, tmp_path: Path) -> None:
+    dev, prod, ward = make_crowned("dev"), make_checkout("prod"), make_checkout("ward")
+    (version,) = dev.versions
     (dev.root / "targets").mkdir()
     (dev.root / "targets/prod.env").write_text(f"MLFLOW_TRACKING_URI=sqlite:///{prod.root}/mlruns/mlflow.db\n")
     done = typed(dev.root, "1", "--to", "prod", "--by", "hanna", "--reason", "-- rehearsed")
@@ -52,15 +52,14 @@ def test_to_another_folders_registry_and_by_a_folder_that_travels(make_checkout,
     assert "is no bundle of `medtune publish`" in done.stderr
 
 
-def test_a_target_that_is_not_there(checkout: Checkout) -> None:
-    registered(checkout)
-    done = typed(checkout.root, "1", "--to", "prod", "--by", "hanna", "--reason", "r")
+def test_a_target_that_is_not_there(crowned: Checkout) -> None:
+    done = typed(crowned.root, "1", "--to", "prod", "--by", "hanna", "--reason", "r")
     assert done.returncode == 1
     assert "error: no target 'prod'" in done.stderr
-    done = typed(checkout.root, "7", "--to", "prod", "--by", "hanna", "--reason", "r")
+    done = typed(crowned.root, "7", "--to", "prod", "--by", "hanna", "--reason", "r")
     assert "has no version '7'" in done.stderr
     assert "no target" not in done.stderr  # the first half said no
-    assert not (checkout.root / "mlruns/publish/bundle").exists()
+    assert not (crowned.root / "mlruns/publish/bundle").exists()
 
 
 @pytest.mark.parametrize(

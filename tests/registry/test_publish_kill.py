@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry.publication import MODEL, files, registered, run_of
+from registry.publication import MODEL, files, run_of
 from registry_checkout import Checkout
+from soak import every
 
 from medtune.registry import aliases, promotion
 from medtune.registry.ledger import Ledger, open_ledger
@@ -81,9 +82,12 @@ def state(root: Path, version: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_at_every_write(make_checkout: Callable[[str], Checkout], tmp_path: Path) -> None:
-    dev = make_checkout("dev")
-    version = registered(dev)
+def test_kill_at_every_write(
+    make_checkout: Callable[[str], Checkout], make_crowned: Callable[[str], Checkout], tmp_path: Path
+) -> None:
+    """Every fourth moment here, and those around what the ledger says; all with MEDTUNE_SOAK=1."""
+    dev = make_crowned("dev")
+    (version,) = dev.versions
     bundle = export_version(dev.root, "dev", "1", tmp_path / "bundle", "hanna", "rehearsed")
     calm = make_checkout("calm").root
     writes = run(calm, bundle, None)
@@ -94,8 +98,9 @@ def test_kill_at_every_write(make_checkout: Callable[[str], Checkout], tmp_path:
     # of writes of one kind in a row (a tag after the other), the first, the second and the last
     same = [writes[n : n + 2] == writes[n - 1 : n + 1] and writes[n - 2] == writes[n] for n in range(2, len(writes))]
     moments = [at for at in range(len(writes)) if at < 2 or not same[at - 2]]
-    print(f"{len(writes)} writes, killed before {len(moments)} of them")
-    for at in moments:
+    told = [number for number, at in enumerate(moments) if writes[at] == "ledger"]
+    print(f"{len(writes)} writes, {len(moments)} moments, and {writes.count('ledger')} rows of the ledger")
+    for at in (moments[number] for number in every(4, len(moments), told[0], told[0] + 1, told[-1], told[-1] + 1)):
         root = make_checkout(f"kill-{at}").root
         with pytest.raises(Killed):
             run(root, bundle, at)

@@ -5,12 +5,11 @@ import random
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_processes import pool
 from registry_checkout import Checkout, digest
 from soak import limit
 
@@ -24,7 +23,7 @@ from stages.register import main
 
 MODEL, ADAPTER_MODEL = "medgpt-ko", "medgpt-ko-adapter"
 NLL = {"old": 2.0, "good": 1.9, "better": 1.8}
-INTERLEAVINGS = limit(200, few=40)
+INTERLEAVINGS = limit(200, few=12)
 
 
 def registration(name: str) -> Registration:
@@ -177,11 +176,13 @@ def _register(root: Path) -> int:
 
 def test_five_registrations_at_one_time_make_one_version(checkout: Checkout) -> None:
     checkout.candidate("a")
-    with ProcessPoolExecutor(5, mp_context=get_context("spawn")) as pool:
-        assert [future.result(180) for future in [pool.submit(_register, checkout.root) for _ in range(5)]] == [1] * 5
+    with pool(5) as five:
+        assert [future.result(300) for future in [five.submit(_register, checkout.root) for _ in range(5)]] == [1] * 5
     client, ledger = connect(open_store(checkout.root)), open_ledger(checkout.root)
     for model in (MODEL, ADAPTER_MODEL):
         assert [int(v.version) for v in client.search_model_versions(f"name='{model}'")] == [1]
+    experiment = client.get_experiment_by_name("medtune").experiment_id
+    assert len(client.search_runs([experiment])) == 1
     kinds = [event.event for event in ledger.events(MODEL)]
     assert sorted(kinds) == sorted(set(kinds))  # nothing twice
     assert champion(ledger, MODEL).body["number"] == 1
@@ -190,8 +191,8 @@ def test_five_registrations_at_one_time_make_one_version(checkout: Checkout) -> 
 
 def test_eight_clients_on_a_fresh_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with ProcessPoolExecutor(8, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_begin, [tmp_path] * 8, range(8)))
+    with pool(8) as eight:
+        list(eight.map(_begin, [tmp_path] * 8, range(8)))
     ledger = open_ledger(tmp_path)
     assert ledger.verify() == 8
     assert {event.body["client"] for event in ledger.events()} == set(range(8))

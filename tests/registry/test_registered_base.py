@@ -12,25 +12,22 @@ from medtune.registry.ledger import open_ledger
 from medtune.registry.registered_base import check_registered_base
 from medtune.registry.standing import champion
 from medtune.registry.versions import MERGED, version_path
-from stages.register import main
 
 SECTION = Base(source="mlflow", id="medgpt-ko", revision="1")
 
 
 @pytest.fixture
-def merged(checkout: Checkout) -> Path:
-    checkout.candidate("a")
-    main(checkout.root)
-    return version_path(checkout.root, champion(open_ledger(checkout.root), "medgpt-ko").version) / MERGED
+def merged(crowned: Checkout) -> Path:
+    return version_path(crowned.root, champion(open_ledger(crowned.root), "medgpt-ko").version) / MERGED
 
 
-def test_the_version_itself_and_a_faithful_copy_pass(checkout: Checkout, merged: Path, tmp_path: Path) -> None:
-    assert check_registered_base(checkout.root, SECTION, merged) is None
+def test_the_version_itself_and_a_faithful_copy_pass(crowned: Checkout, merged: Path, tmp_path: Path) -> None:
+    assert check_registered_base(crowned.root, SECTION, merged) is None
     shutil.copytree(merged, tmp_path / "copy")
-    assert check_registered_base(checkout.root, SECTION, tmp_path / "copy") is None
+    assert check_registered_base(crowned.root, SECTION, tmp_path / "copy") is None
 
 
-def test_other_bytes_are_refused_in_place_and_elsewhere(checkout: Checkout, merged: Path, tmp_path: Path) -> None:
+def test_other_bytes_are_refused_in_place_and_elsewhere(crowned: Checkout, merged: Path, tmp_path: Path) -> None:
     shutil.copytree(merged, tmp_path / "copy")
     for folder, told in ((tmp_path / "copy", "is not a file of that version"), (merged, "config.json")):
         config = folder / "config.json"
@@ -38,15 +35,15 @@ def test_other_bytes_are_refused_in_place_and_elsewhere(checkout: Checkout, merg
         config.unlink()  # never in place: the workspace shares the bytes
         config.write_text(text.replace("llama", "lLama", 1))
         with pytest.raises(RegistryError, match=told):
-            check_registered_base(checkout.root, SECTION, folder)
+            check_registered_base(crowned.root, SECTION, folder)
 
 
-def test_a_version_that_the_ledger_lacks_is_refused(checkout: Checkout, merged: Path) -> None:
+def test_a_version_that_the_ledger_lacks_is_refused(crowned: Checkout, merged: Path) -> None:
     section = Base(source="mlflow", id="medgpt-ko", revision="7")
     with pytest.raises(RegistryError, match="no version 7 of medgpt-ko; it has 1"):
-        check_registered_base(checkout.root, section, merged)
+        check_registered_base(crowned.root, section, merged)
 
 
-def test_another_model_is_taken_with_a_note(checkout: Checkout, merged: Path) -> None:
+def test_another_model_is_taken_with_a_note(crowned: Checkout, merged: Path) -> None:
     section = Base(source="mlflow", id="from-elsewhere", revision="1")
-    assert "was not registered by medtune" in check_registered_base(checkout.root, section, merged)
+    assert "was not registered by medtune" in check_registered_base(crowned.root, section, merged)

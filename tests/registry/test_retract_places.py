@@ -155,17 +155,14 @@ def test_the_command(project: Project, monkeypatch: pytest.MonkeyPatch):
             medtune(*words)
 
 
-def test_a_row_of_a_version_that_was_really_registered(checkout):
+def test_a_row_of_a_version_that_was_really_registered(crowned):
     """The registrar's own rows.json and events; the version was approved and is the champion."""
-    from stages.register import main as register
-
-    version = checkout.candidate("a")
-    register(checkout.root)
-    ledger = open_ledger(checkout.root)
-    row = lines(checkout.root / "data/valid/rows.jsonl")[3]
+    (version,) = crowned.versions
+    ledger = open_ledger(crowned.root)
+    row = lines(crowned.root / "data/valid/rows.jsonl")[3]
     assert row["messages"][0]["content"] == QUESTIONS[3]
-    recipe = load_recipe(checkout.root / "params.yaml")
-    done = retract(checkout.root, recipe, ledger, [row["row_id"]], "taken back", "kim")
+    recipe = load_recipe(crowned.root / "params.yaml")
+    done = retract(crowned.root, recipe, ledger, [row["row_id"]], "taken back", "kim")
     assert [item.standing.version for item in done.rows[0].touched] == [version]
     assert touched(done) == {1: (("test",), False)}
     assert done.unknown == []

@@ -63,7 +63,7 @@ def children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
-def gone(pids: list[int], seconds: float = 15) -> bool:
+def gone(pids: list[int], seconds: float = 60) -> bool:
     import psutil
 
     until = time.monotonic() + seconds
@@ -79,10 +79,10 @@ def gone(pids: list[int], seconds: float = 15) -> bool:
 def running(served, tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     process, address, said = start(root, served)
-    yield address, said, root
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
-    assert not list((root / "mlruns/serving").iterdir())
+    yield address, said, root, process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_model_is_listed_and_another_is_refused(client):
 
 
 def test_what_is_said_holds_address_name_card_and_a_line_that_works(running):
-    _, said, root = running
+    _, said, root, _ = running
     told = "\n".join(said)
     assert "medgpt-ko version 3 (c0ffee000000), verified; starting transformers" in told
     assert "model   medgpt-ko" in told
@@ -153,24 +153,35 @@ def test_it_listens_on_loopback_alone(running):
     assert hosts == {"0100007F"}
 
 
-def test_the_server_dies_with_a_killed_parent(served, tmp_path):
-    process, _, _ = start(tmp_path, served)
+def test_ctrl_c_ends_it_in_order(running):
+    """The last that the server of the tests above is asked for."""
+    _, _, root, process = running
     server = children(process.pid)
     assert server
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 0
+    assert gone(server)
+    assert process.stdout.read().strip().endswith("ended")
+    assert not list((root / "mlruns/serving").iterdir())
+
+
+def test_sigterm_asks_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with serving._ended_by_signals() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_on_all_addresses_it_answers_and_dies_with_a_killed_parent(served, tmp_path):
+    process, address, _ = start(tmp_path, served, host="0.0.0.0")
+    server = children(process.pid)
+    assert server
+    with urllib.request.urlopen(address.replace("/v1", "/health")) as answer:
+        assert json.load(answer) == {"status": "ok"}
     process.kill()
     process.wait()
     assert gone(server)
-
-
-def test_ctrl_c_ends_it_in_order(served, tmp_path):
-    process, address, _ = start(tmp_path, served, host="0.0.0.0")
-    server = children(process.pid)
-    with urllib.request.urlopen(address.replace("/v1", "/health")) as answer:
-        assert json.load(answer) == {"status": "ok"}
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 0
-    assert gone(server)
-    assert process.stdout.read().strip().endswith("ended")
 
 
 def test_another_host_is_warned_of(served, tmp_path, monkeypatch):

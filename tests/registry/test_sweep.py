@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -36,11 +35,56 @@ def make(root: Path, fresh_store: Path) -> SweepProject:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path):
+def killed(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path):
+    """A sweep that is killed while one trial trains, one has ended and one has failed: the project, what git saw of it
+    before, and the process that trained."""
     project = make(tmp_path_factory.mktemp("sweep") / "root", fresh_store)
     before = project.tree()
+    hold, pid = Path(f"{project.tally}.hold"), Path(f"{project.tally}.pid")
+    hold.write_text("8")  # this trial waits in the middle of its training
+    code = "import sys; from pathlib import Path; from medtune.registry.sweep import sweep; "
+    code += "sweep(Path('.'), sys.argv[1:], 'ranks', 2)"
+    process = subprocess.Popen([sys.executable, "-c", code, *WORDS], cwd=project.root, env=project.environment())
+
+    def trains() -> bool:
+        assert process.poll() is None, "the sweep ended by itself"
+        # a trial's record comes some seconds after its end, while the queue goes on to the next
+        record = read_sweep(project.root, "ranks")
+        return pid.exists() and bool(pid.read_text()) and record is not None and len(record.trials) == 2
+
+    try:
+        assert waited(trains, 500)
+        training = psutil.Process(int(pid.read_text()))
+    finally:
+        process.kill()
+        process.wait()
+    hold.unlink()
+    return project, before, training
+
+
+@pytest.fixture(scope="module")
+def swept(killed):
+    project, before, training = killed
+    assert waited(lambda: gone(training), 60)  # before another begins
+    project.trained()
     done = project.medtune(*WORDS, "--name", "ranks", "--jobs", "2")
     return project, done, before
+
+
+def waited(true, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def runs_of(project: SweepProject, name: str) -> list:
@@ -49,9 +93,24 @@ def runs_of(project: SweepProject, name: str) -> list:
     return client.search_runs([found[0].experiment_id], f"tags.`medtune.sweep` = '{name}'")
 
 
-def test_every_combination_is_trained_once_and_the_failed_one_is_told(swept):
+@pytest.mark.timeout(900)
+def test_killed_it_leaves_nobody_behind(killed):
+    project, _, training = killed
+    assert waited(lambda: gone(training), 60)
+    record = read_sweep(project.root, "ranks")
+    assert [trial.params["lora.r"] for trial in record.done()] == [4]
+    assert [trial.params["lora.r"] for trial in record.failed()] == [13]
+
+
+@pytest.mark.timeout(900)
+def test_again_it_trains_what_was_killed_and_what_failed(swept):
     project, done, _ = swept
     assert done.returncode == 0, done.stderr
+    assert sorted(project.trained()) == ["13 0.0002", "8 0.0002"]
+
+
+def test_every_combination_has_a_result_and_the_failed_one_is_told(swept):
+    project, done, _ = swept
     record = read_sweep(project.root, "ranks")
     assert [trial.params["lora.r"] for trial in record.done()] == [8, 4]
     assert [trial.problem for trial in record.failed()] == ["lora.r: 13 does not fit this base; take another"]
@@ -67,7 +126,8 @@ def test_the_test_split_is_not_evaluated_and_the_checkout_is_left_alone(swept):
     assert not Path(f"{project.tally}.evaluated").exists()
     new = [line for line in project.tree().splitlines() if line not in before.splitlines()]
     assert new == ["?? data/first_seen.txt", "?? reports/sweeps/"]
-    assert not [path for path in (project.root / PLACE).iterdir() if path.is_dir() and "checkpoints" not in path.name]
+    # of its own folder, the checkpoints that were gone on with and the copy are removed
+    assert [path.name for path in (project.root / PLACE).iterdir()] == ["ranks.lock"]
     # rows that git does not keep reached the trials, and the order of their first sight came back
     assert (project.root / "data/first_seen.txt").read_text() == "a.jsonl"
 
@@ -87,14 +147,6 @@ def test_runs_stand_side_by_side_in_mlflow_and_none_is_left_running(swept):
     assert parent.info.status == "FINISHED"
     listed = {item.path for item in connect(open_store(project.root)).list_artifacts(parent.info.run_id)}
     assert {"ranks.csv", "ranks.png"} <= listed
-
-
-def test_again_trains_only_what_failed(swept):
-    project, _, _ = swept
-    project.trained()
-    again = project.medtune(*WORDS, "--name", "ranks")
-    assert again.returncode == 0, again.stderr
-    assert project.trained() == ["13 0.0002"]
 
 
 def test_the_finalist_is_trained_by_no_one_anew_and_register_can_take_its_run(swept, tmp_path):
@@ -129,45 +181,6 @@ def test_another_recipe_gets_no_finalist(swept, tmp_path):
         finalist(other, "rank")
 
 
-@pytest.mark.slow
-def test_killed_it_leaves_nobody_behind_and_goes_on(tmp_path, fresh_store):
-    project = make(tmp_path / "root", fresh_store)
-    hold, pid = Path(f"{project.tally}.hold"), Path(f"{project.tally}.pid")
-    hold.write_text("9")  # the second trial waits in the middle of its training
-    code = "from pathlib import Path; from medtune.registry.sweep import sweep; sweep(Path('.'), ['lora.r=4,9'], 'k')"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=project.root, env=project.environment())
-    try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and not (pid.exists() and pid.read_text()):
-            time.sleep(0.05)
-        training = psutil.Process(int(pid.read_text()))
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert gone(training)
-    assert [trial.params["lora.r"] for trial in read_sweep(project.root, "k").done()] == [4]
-    hold.unlink()
-    project.trained()
-    again = project.medtune("lora.r=4,9", "--name", "k")
-    assert again.returncode == 0, again.stderr
-    assert len(read_sweep(project.root, "k").done()) == 2
-    assert project.trained() == ["9 0.001"]
-    assert {run.info.status for run in runs_of(project, "k")} == {"FINISHED"}
-    assert [path.name for path in (project.root / PLACE).iterdir()] == ["k.lock"]
-
-
-def gone(process: psutil.Process) -> bool:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_a_checkout_without_git_or_a_commit_is_told_the_mend(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -190,9 +203,9 @@ def test_while_a_pipeline_runs_none_begins(swept):
     assert (project.tally.read_text() if project.tally.exists() else None) == started
 
 
-def test_it_holds_the_pipelines_lock_while_it_trains(tmp_path, monkeypatch):
+def test_it_holds_the_pipelines_lock_while_it_trains(swept, monkeypatch):
     """Told by the copy that it makes: what comes after that is trained under the same lock."""
-    project = SweepProject.create(tmp_path / "root")
+    project, *_ = swept
     for name, value in project.environment().items():
         monkeypatch.setenv(name, value)
     said = []
@@ -211,9 +224,10 @@ def test_it_holds_the_pipelines_lock_while_it_trains(tmp_path, monkeypatch):
         pass
 
 
-def test_a_half_copied_file_stays_out_of_the_trials(tmp_path, monkeypatch):
-    project = SweepProject.create(tmp_path / "root")
+def test_a_half_copied_file_stays_out_of_the_trials(swept, tmp_path, monkeypatch):
+    project = SweepProject(shutil.copytree(swept[0].root, tmp_path / "root", symlinks=True))
     incoming = project.root / "data/incoming"
+    (incoming / "a.jsonl").rename(incoming / "whole.jsonl")
     (incoming / "whole.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     (incoming / "half.jsonl").write_text('{"question": "q", "ans')
     (incoming / "README.md").touch()

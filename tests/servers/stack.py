@@ -132,6 +132,7 @@ class Stack:
             "MEDTUNE_PATH": f"{Path(sys.executable).parent}:",  # as the image sets it
             "MEDTUNE_SECRETS": str(self.folder / "secrets"),
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports["worker"]),
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # a worker asks every ten seconds else: a test that waits for it idles
             **own,
         }
 

@@ -10,9 +10,11 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from e2e.project import ROOT, Project, copy_checkout
 from registry_checkout import Checkout
 
@@ -60,8 +62,9 @@ class Team:
 
     def commit(self, message: str) -> None:
         """As a run ends: DVC has the bytes, git the names, the remote both."""
-        self.dvc("add", "--quiet", "data/incoming")
-        self.dvc("commit", "--force", "--quiet")
+        with chdir(self.root), Repo() as repo:
+            repo.add("data/incoming")
+            repo.commit(force=True)
         record_version(self.root)
         self.made.run("git", "add", "-A")
         self.made.run("git", "commit", "-qm", message)

@@ -24,6 +24,7 @@ from medtune.registry.versions import version_path
 from medtune.tracking.store import connect
 
 MODEL = "medgpt-ko"
+WRONG = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD": "another-servers"}
 
 
 def secret(path: Path, text: str) -> Path:
@@ -54,26 +55,17 @@ def test_from_sqlite_to_the_servers(
     )
     (root / "targets").mkdir()
     (root / "targets/prod.env").write_text("\n".join(lines) + "\n")
-    texts = []
-
-    def publish(*arguments: str, **more: str) -> str:
-        code = "import typer; from medtune.commands.publish import publish; typer.run(publish)"
-        command = [sys.executable, "-c", code, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | more
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-        texts.append(done.stdout + done.stderr)
-        assert done.returncode == 0, texts[-1]
-        return done.stdout
-
-    told = ("1", "--to", "prod", "--by", "hanna", "--reason", "rehearsed")
-    said = publish(*told)
-    assert "version 1 of dev is version 1 of prod" in said
-    assert "`medtune promote 1" not in said  # judged without a champion, and there is none
-    # once more, with a variable that somebody exported for another server: only the target's file counts
     (root / "targets/dev.env").touch()
-    again = publish(*told, "--from", "dev", "--promote", **wrong())
-    assert "is there already" in again
-    assert "is the champion now, promoted by hanna" in again
+    code = "import typer; from medtune.commands.publish import publish; typer.run(publish)"
+    told = ["1", "--to", "prod", "--by", "hanna", "--reason", "rehearsed", "--from", "dev", "--promote"]
+    # with variables that somebody exported for another server: only the target's file counts
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | WRONG
+    done = subprocess.run(
+        [sys.executable, "-c", code, *told], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 1 of dev is version 1 of prod" in done.stdout
+    assert "is the champion now, promoted by hanna" in done.stdout
     assert not (root / "mlruns/publish/bundle").exists()
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -96,9 +88,6 @@ def test_from_sqlite_to_the_servers(
     assert [event.event for event in ours.events(MODEL)].count("registered") == 1
     assert ours.verify() > 0
 
-    texts += [mlflow_server.log.read_text(errors="replace"), json.dumps([vars(event) for event in ours.events()])]
+    texts = [done.stdout, done.stderr, mlflow_server.log.read_text(errors="replace")]
+    texts.append(json.dumps([vars(event) for event in ours.events()]))
     assert not [text for text in texts for value in (mlflow_server.password, postgres.password) if value in text]
-
-
-def wrong() -> dict[str, str]:
-    return {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD": "another-servers"}

@@ -1,51 +1,23 @@
-"""compose.yaml's services as processes: options exist, doors are closed, a worker runs a flow with its keys."""
+"""The services of compose.yaml as processes, and nothing done by hand: rows are dropped, a champion comes out.
+
+PostgreSQL, an S3 store, MLflow and Prefect behind passwords, the deployments and automations of this checkout, a
+worker. The watcher sees the rows, its event starts one retrain, the stages run, the version goes over HTTP into the
+registry and through the gate, and the bytes to DVC's remote. Meanwhile: doors are closed, secrets stay secret.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
-from e2e.project import copy_checkout
-from servers.processes import Postgres, stop
-from servers.stack import ROOT, Stack, start_stack
+from servers.stack import ROOT, Stack
+from servers.team import Team, retrained, stack, team
 
-pytestmark = pytest.mark.slow  # the servers take half a minute to start
+__all__ = ["retrained", "stack", "team"]
+pytestmark = pytest.mark.slow  # the servers take half a minute to start, the retrain more
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-FLOW = '''
-import mlflow
-from prefect import flow
-
-
-@flow(name="probe")
-def probe(word: str) -> str:
-    """What a flow of ours does with the environment that the worker hands on."""
-    with mlflow.start_run(run_name=word) as run:
-        mlflow.log_text(word, "word.txt")
-    return run.info.run_id
-'''
-DEPLOY = """
-from prefect import flow
-flow.from_source(source=".", entrypoint="probe.py:probe").deploy(
-    name="by-hand", work_pool_name="medtune", build=False, push=False, print_next_steps=False, ignore_warnings=True
-)
-"""
-
-
-@pytest.fixture(scope="module")
-def stack(postgres: Postgres, store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    own = Postgres(postgres.binaries, postgres.user)  # the names of its databases are compose's
-    root = copy_checkout(tmp_path_factory.mktemp("stack") / "checkout", Path("none")).root
-    (root / "probe.py").write_text(FLOW)
-    (root / "deploy.py").write_text(DEPLOY)
-    try:
-        with start_stack(tmp_path_factory.mktemp("running"), root, own, store.endpoint) as made:
-            yield made
-    finally:
-        own.stop()
 
 
 def test_mlflow_lets_nobody_in_without_the_password(stack: Stack) -> None:
@@ -83,7 +55,73 @@ def test_the_ledger_opens_as_the_worker_is_told(stack: Stack) -> None:
     assert stack.secret("ledger_database_password") not in done.stdout
 
 
+def test_deploy_makes_what_prefect_yaml_says_and_the_pool_of_the_cluster(team: Team) -> None:
+    wanted = {item["name"] for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    found = {item["name"]: item for item in team.prefect("/deployments/filter", {})}
+    assert set(found) == wanted
+    assert all(f"/{name}" in team.deployed for name in wanted)
+    template = json.loads((ROOT / "k8s/job-template.json").read_text())
+    pool = {"name": "clusters", "type": "kubernetes", "base_job_template": template}
+    assert team.prefect("/work_pools/", pool)["base_job_template"] == template
+
+
+def test_the_rows_led_to_a_champion_without_a_hand(team: Team, retrained: dict) -> None:
+    log = team.stack.log("worker")
+    ended = retrained["state_type"], retrained["state"]["name"]
+    assert ended == ("COMPLETED", "Completed"), (retrained["state"], log[-6000:])
+    assert retrained["parameters"]["reason"] == "25 new rows in 1 file (retrain.min_new_rows 20)"
+    found = team.mlflow("/api/2.0/mlflow/registered-models/alias?name=medgpt-ko&alias=champion")["model_version"]
+    assert found["version"] == "1"
+    run = team.mlflow(f"/api/2.0/mlflow/runs/get?run_id={found['run_id']}")["run"]
+    assert run["info"]["status"] == "FINISHED"
+    assert run["info"]["artifact_uri"].startswith("mlflow-artifacts:")
+    status = team.project.status()
+    assert status["champion"]["number"] == 1
+    assert status["champion"]["files"].startswith("mlflow-artifacts:")
+    assert status["incoming"]["rows"] == 0
+
+
+def test_every_record_is_there(team: Team, retrained: dict) -> None:
+    history = team.project.python("medtune.cli", "history")
+    assert "promoted" in history
+    lines = (team.project.root / "data/versions.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["data"] == retrained["parameters"]["data"]
+    assert (team.project.root / "data/incoming.dvc").exists()
+    tasks = team.prefect("/task_runs/filter", {"flow_runs": {"id": {"any_": [retrained["id"]]}}})
+    named = {task["name"]: task["state_type"] for task in tasks}
+    stages = {"download", "validate", "tokenize", "train", "merge", "evaluate", "register"}
+    assert {name for name, state in named.items() if state == "COMPLETED"} >= stages | {"push"}, named
+
+
+def test_one_run_for_one_data_version(team: Team, retrained: dict) -> None:
+    """The watcher goes on looking; what was trained on is done."""
+    team.look_again()
+    done = [run for run in team.runs("medtune-retrain") if run["state"]["name"] == "Completed"]
+    assert [run["id"] for run in done] == [retrained["id"]]
+
+
+def test_no_training_is_late(team: Team, retrained: dict) -> None:
+    names = [run["state"]["name"] for run in team.runs("medtune-retrain") + team.runs("medtune-pipeline")]
+    assert retrained["state"]["name"] in names
+    assert "Late" not in names
+
+
+def test_no_secret_stands_on_a_command_line_or_in_a_log(stack: Stack, retrained: dict) -> None:
+    """Not in those of the stages either, which the worker's log holds."""
+    secrets = {path.name: path.read_text() for path in (stack.folder / "secrets").iterdir()}
+    lines = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
+    assert [name for name, value in secrets.items() if value in lines] == []
+    logs = {path.name: path.read_text(errors="replace") for path in stack.folder.glob("*.log")}
+    assert {"worker.log", "mlflow.log", "prefect.log"} <= set(logs)
+    assert [(name, log) for name, value in secrets.items() for log, text in logs.items() if value in text] == []
+    # the mapping of this test aside, compose.yaml names files alone: what `docker inspect` would show
+    told = json.dumps({name: stack._environment(name) for name in ("prepare", "mlflow", "prefect", "worker")})
+    assert [name for name, value in secrets.items() if value in told] == []
+    assert oct(os.stat(stack.folder / "secrets/prefect_auth").st_mode & 0o777) == "0o600"
+
+
 def test_a_second_prepare_changes_nothing_but_a_password(stack: Stack) -> None:
+    """The last of this file: the worker knows the old password."""
     import psycopg
 
     said = stack.run("prepare")
@@ -98,45 +136,3 @@ def test_a_second_prepare_changes_nothing_but_a_password(stack: Stack) -> None:
     psycopg.connect(**login, password=stack.secret("ledger_database_password")).close()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(**login, password=old)
-
-
-def test_a_worker_runs_a_flow_that_writes_to_mlflow_and_the_bucket(stack: Stack, store) -> None:
-    worker = stack.start("worker")  # content with its health check: it polls the pool
-    env = stack.client()
-    subprocess.run([sys.executable, "deploy.py"], cwd=stack.root, env=env, check=True, capture_output=True)
-    arguments = ["deployment", "run", "probe/by-hand", "--param", "word=mountain", "--watch", "--watch-timeout", "120"]
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments], cwd=stack.root, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + stack.log("worker")
-    login = f"admin:{stack.secret('mlflow_admin_password')}"
-    assert stack.get(f"{stack.mlflow}{SEARCH}", login) == 200
-    assert [key for key in store.keys("word.txt") if key.endswith("artifacts/word.txt")]
-    assert worker.poll() is None
-    stop(worker)  # else it would run what `deploy` schedules
-
-
-def test_deploy_makes_what_prefect_yaml_says_and_the_pool_of_the_cluster(stack: Stack) -> None:
-    said = stack.run("deploy")
-    wanted = {item["name"] for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-    env = stack.client()
-    template = ["--type", "kubernetes", "--base-job-template", str(ROOT / "k8s/job-template.json")]
-    prefect = [sys.executable, "-m", "prefect"]
-    options = {"cwd": stack.root, "env": env | {"COLUMNS": "200"}, "capture_output": True, "text": True}
-    made = subprocess.run([*prefect, "work-pool", "create", "clusters", *template], **options)
-    assert made.returncode == 0, made.stdout + made.stderr
-    listed = subprocess.run([*prefect, "deployment", "ls"], **options)
-    assert [name for name in wanted if f"/{name}" not in listed.stdout] == [], said + listed.stdout
-    assert "medtune-retrain/weekly" in said
-
-
-def test_no_secret_stands_on_a_command_line_or_in_a_log(stack: Stack) -> None:
-    secrets = {path.name: path.read_text() for path in (stack.folder / "secrets").iterdir()}
-    lines = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
-    logs = "".join(path.read_text(errors="replace") for path in stack.folder.glob("*.log"))
-    assert [name for name, value in secrets.items() if value in lines] == []
-    assert [name for name, value in secrets.items() if value in logs] == []
-    # the mapping of this test aside, compose.yaml names files alone: what `docker inspect` would show
-    told = json.dumps({name: stack._environment(name) for name in ("prepare", "mlflow", "prefect", "worker")})
-    assert [name for name, value in secrets.items() if value in told] == []
-    assert oct(os.stat(stack.folder / "secrets/prefect_auth").st_mode & 0o777) == "0o600"

@@ -1,10 +1,13 @@
 """The callback in a real Trainer: live points, no duplicates after a restart, and no harm from a store that is away."""
 
+import contextlib
 import json
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -146,17 +149,18 @@ def candidate(digit: str, uri: str) -> Candidate:
 
 
 class Server:
-    """`mlflow server` on one port, to be killed and started again."""
+    """`mlflow server` behind a port of ours: `cut` refuses calls there and drops those under way, as a server that is
+    killed does; `join` answers again. MLflow's own server takes many seconds to start, and starts once."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.log = free_port(), folder / "server.log"
-        self.uri, self.store = f"http://127.0.0.1:{self.port}", open_store(folder)
-        self.process = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store, "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        own, self.port, self.log = free_port(), free_port(), folder / "server.log"
+        self.own, self.uri = ("127.0.0.1", own), f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", open_store(folder)]
+        command += ["--workers", "1", "--host", "127.0.0.1", "--port", str(own)]
         self.process = start(command, self.log)
+        self.lines: list[socket.socket] = []
+        self.door: socket.socket | None = None
+        self.join()
         wait_for(self.answers, self.process, self.log)
 
     def answers(self) -> bool:
@@ -165,19 +169,55 @@ class Server:
         except OSError:
             return False
 
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+    def join(self) -> None:
+        self.door = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._let_in, args=(self.door,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Nothing comes through after this, also on connections that stand."""
+        door, self.door = self.door, None
+        for line in (door, *self.lines):
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+            line.close()
+        self.lines.clear()
+
+    def _let_in(self, door: socket.socket) -> None:
+        while True:
+            try:
+                caller = door.accept()[0]
+                other = socket.create_connection(self.own)
+            except OSError:
+                if self.door is not door:
+                    return
+                caller.close()  # the server does not listen yet
+                continue
+            self.lines += [caller, other]
+            if self.door is not door:  # cut in this moment
+                caller.close()
+                other.close()
+                return
+            for pair in ((caller, other), (other, caller)):
+                threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
 def server(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = Server(fresh)
-    made.start()
     yield made
-    if made.process.poll() is None:
-        made.kill()
+    if made.door:
+        made.cut()
+    os.killpg(made.process.pid, signal.SIGKILL)
+    made.process.wait()
 
 
 class AtStep(TrainerCallback):
@@ -190,7 +230,7 @@ class AtStep(TrainerCallback):
         self.actions.pop(state.global_step, lambda: None)()
 
 
-def test_a_server_killed_in_training(
+def test_a_server_that_goes_away_in_training(
     server: Server, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Away from step 2 to the end: training goes on, figures lie in a file, and register has them all, live ones too.
@@ -200,12 +240,12 @@ def test_a_server_killed_in_training(
     wanted = candidate("5", server.uri)
     run = wanted.open_soon()
     live = MlflowCallback(server.uri, run, wanted, tmp_path)
-    made = train_job(job(tiny_base, tokens, tmp_path / "a", max_steps=6), [AtStep(_2=server.kill), live])
+    made = train_job(job(tiny_base, tokens, tmp_path / "a", max_steps=6), [AtStep(_2=server.cut), live])
     assert made["steps"] == 6
     kept = unsent_file(tmp_path, wanted.digest)
     assert kept.exists()
 
-    server.start()
+    server.join()
     written = {json.loads(line)[0] for line in kept.read_text().splitlines()}
     assert {"loss", "tflops", "tokens_per_second"} <= written
     with kept.open("a") as file:
@@ -223,7 +263,7 @@ def test_a_server_killed_in_training(
     monkeypatch.setattr(module, "BACKOFF", (0.2, 0.5))
     again = candidate("6", server.uri)
     live = MlflowCallback(server.uri, again.open_soon(), again, tmp_path)
-    steps = AtStep(_2=server.kill, _3=lambda: time.sleep(1), _4=server.start)
+    steps = AtStep(_2=server.cut, _3=lambda: time.sleep(1), _4=server.join)
     with caplog.at_level(logging.WARNING, "medtune"):
         train_job(job(tiny_base, tokens, tmp_path / "b", max_steps=6), [steps, live])
     assert "MLflow answers again" in caplog.text
