@@ -1,6 +1,8 @@
 """A version's files by HTTP into an S3 store and back, and its models by MLflow's own loader."""
 
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +17,13 @@ from medtune.registry.remote import fetch_version, upload_version
 from medtune.registry.versions import keep_version, version_path
 from medtune.tracking.runs import candidate_run
 from medtune.tracking.store import connect, open_store
+
+# a process of its own: whoever set MLflow's address in this one would be asked instead of the environment's server
+LOAD = (
+    "import sys, mlflow\n"
+    "parts = mlflow.transformers.load_model(sys.argv[1], return_type='components')\n"
+    "print(type(parts['model']).__name__, mlflow.pyfunc.load_model(sys.argv[1]).metadata.run_id)"
+)
 
 
 class Sealed:
@@ -44,8 +53,6 @@ def sealed(server_environment, checkout, request: pytest.FixtureRequest) -> Seal
 
 
 def test_round_trip_and_mlflows_own_loader(sealed: Sealed, store, mlflow_server) -> None:
-    import mlflow.transformers
-
     sources = sealed.upload()
     assert sources["merged"].startswith("mlflow-artifacts:/")
     sent = {key.partition("/artifacts/")[2].split("/", 3)[3]: size for key, size in store.keys(sealed.version).items()}
@@ -56,10 +63,9 @@ def test_round_trip_and_mlflows_own_loader(sealed: Sealed, store, mlflow_server)
     sealed.client.create_registered_model(name)
     made = sealed.client.create_model_version(name, sources["merged"], sealed.run_id)
     sealed.client.set_registered_model_alias(name, "champion", made.version)
-    champion = f"models:/{name}@champion"
-    parts = mlflow.transformers.load_model(champion, return_type="components")
-    assert type(parts["model"]).__name__ == "LlamaForCausalLM"
-    assert mlflow.pyfunc.load_model(champion).metadata.run_id == sealed.run_id
+    done = subprocess.run([sys.executable, "-c", LOAD, f"models:/{name}@champion"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["LlamaForCausalLM", sealed.run_id]
     assert mlflow_server.get(f"/model-versions/get-artifact?name={name}&version=1&path=MLmodel") == 200  # its page
 
     shutil.rmtree(sealed.folder)

@@ -126,7 +126,7 @@ class pipeline:
             "import fcntl, json, os, socket, sys, time\n"
             "file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX); file.truncate(0)\n"
             "json.dump({'pid': os.getpid(), 'host': socket.gethostname(), 'since': 'now'}, file); file.flush()\n"
-            "print(); time.sleep(600)"
+            "print(flush=True); time.sleep(600)"
         )
         self.process = subprocess.Popen([sys.executable, "-c", holds, self.lock], stdout=subprocess.PIPE)
         self.process.stdout.readline()
