@@ -6,10 +6,7 @@ The share is the same on every run and every machine, so that a failure is found
 import os
 from collections.abc import Iterable
 
-import pytest
-
 SOAK = os.environ.get("MEDTUNE_SOAK") == "1"
-soak_only = pytest.mark.skipif(not SOAK, reason="endurance: `make soak` runs it")
 
 
 def limit(whole: int, few: int) -> int:

@@ -52,7 +52,7 @@ NOT_RUN = {
     "medtune serve": SERVER,
     "medtune review serve": SERVER,
     "medtune review import": "needs votes of people (tests/evaluation)",
-    "medtune sweep": "trains (tests/e2e/test_sweep.py)",
+    "medtune sweep": "trains (tests/e2e/test_whole.py)",
     "medtune publish": "needs a second registry (tests/registry/test_publish.py)",
     "medtune --target": "needs that target's servers (tests/servers)",
     "python -m flows.": PREFECT,

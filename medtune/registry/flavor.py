@@ -103,12 +103,14 @@ def _architecture(directory: Path) -> str:
 
 def _write_example(directory: Path) -> None:
     """A prompt as the model was trained to see it, rendered with the model's own template."""
-    from transformers import PreTrainedTokenizerFast
-
     from medtune.corpus.template import render
 
-    # for the template alone: which class encodes is AutoTokenizer's to say, and costs an import of torch
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    if (directory / "tokenizer.json").exists():
+        # for the template alone: which class encodes is AutoTokenizer's to say, and importing that brings torch
+        from transformers import PreTrainedTokenizerFast as Tokenizer
+    else:
+        from transformers import AutoTokenizer as Tokenizer
+    tokenizer = Tokenizer.from_pretrained(directory, local_files_only=True)
     prompt = (
         render([{"role": "user", "content": EXAMPLE}], tokenizer, answer=True) if tokenizer.chat_template else EXAMPLE
     )
